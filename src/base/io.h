@@ -1,0 +1,60 @@
+/*
+ * io.h - whole reads and writes, and the one place where file system calls can be made to fail.
+ *
+ * Provides: io_*() wrappers that retry EINTR and finish short transfers; io_replace() for fault tests.
+ * Used by:  the store and the tools; sockets do not come here.
+ * Threads:  any. io_replace() only before threads start.
+ */
+#ifndef BASE_IO_H
+#define BASE_IO_H
+
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* The calls that a fault test may replace. Each has the signature and the meaning of its name. */
+struct io_calls {
+    int (*open)(const char *path, int flags, mode_t mode);
+    ssize_t (*pread)(int fd, void *buf, size_t len, off_t offset);
+    ssize_t (*pwritev)(int fd, const struct iovec *iov, int count, off_t offset);
+    int (*fdatasync)(int fd);
+    int (*fsync)(int fd);
+    int (*ftruncate)(int fd, off_t length);
+    int (*rename)(const char *from, const char *to);
+    int (*unlink)(const char *path);
+};
+
+/* The system's own calls. */
+extern const struct io_calls io_system_calls;
+
+/* Tests: other calls from now on; NULL brings the system's back. Must stay alive. */
+void io_replace(const struct io_calls *calls);
+
+/* open(2) with O_CLOEXEC added. A descriptor, or -errno. */
+int io_open(const char *path, int flags, mode_t mode);
+
+/* Reads exactly len bytes. 0; -ENODATA if the file ends before; -errno. */
+int io_read_full(int fd, void *buf, size_t len, off_t offset);
+
+/* Reads up to len bytes, less only at the end of the file. Bytes read, or -errno. */
+ssize_t io_read_upto(int fd, void *buf, size_t len, off_t offset);
+
+/* Writes everything. 0 or -errno; after an error an unknown part is written. The iov array is changed. */
+int io_write_full(int fd, const void *buf, size_t len, off_t offset);
+int io_writev_full(int fd, struct iovec *iov, int count, off_t offset);
+
+/* 0 or -errno each. A failed io_fdatasync() must never be retried: the kernel has dropped the pages' state. */
+int io_fdatasync(int fd);
+int io_fsync(int fd);
+int io_truncate(int fd, off_t length);
+int io_rename(const char *from, const char *to);
+int io_unlink(const char *path);
+
+/* fsync() of a directory, so that a crash does not forget the names in it. 0 or -errno. */
+int io_sync_dir(const char *path);
+
+/* Replaces the file `name` in the directory `dir` atomically and durably: temporary file, fsync, rename, fsync of
+ * the directory. 0 or -errno; on failure the old file is untouched. */
+int io_replace_file(const char *dir, const char *name, const void *data, size_t len);
+
+#endif

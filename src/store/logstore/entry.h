@@ -1,0 +1,28 @@
+/*
+ * entry.h - what the index knows of a key: where its record lies and what guards and expiry need.
+ *
+ * Used by:  delta, index, writer, reader, checkpoint.
+ * Threads:  plain data.
+ */
+#ifndef LOGSTORE_ENTRY_H
+#define LOGSTORE_ENTRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/record.h"
+
+struct entry {
+    uint32_t segment;       /* number of the segment file */
+    uint32_t offset;        /* of the record in it */
+    uint32_t length;        /* of the whole record in the log */
+    uint32_t touch_segment; /* with has_touch: where the newest touch record lies */
+    uint32_t touch_offset;
+    bool has_touch;
+    enum record_kind kind;  /* put, counter, or delete (a tombstone is an entry too) */
+    struct stamp base;
+    int64_t expires_ms;     /* the expiry register, 0 = never */
+    uint64_t cas;           /* as clients see it; base.version unless client-chosen or a counter */
+};
+
+#endif
