@@ -22,6 +22,8 @@ struct io_calls {
     int (*ftruncate)(int fd, off_t length);
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);
+    int (*mkdir)(const char *path, mode_t mode);
+    int (*link)(const char *from, const char *to);
 };
 
 /* The system's own calls. */
@@ -49,12 +51,21 @@ int io_fsync(int fd);
 int io_truncate(int fd, off_t length);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
+int io_link(const char *from, const char *to);
+
+/* Makes a directory; one that is there already is fine. 0 or -errno (-ENOTDIR: something else has the name).
+ * The caller syncs the parent. */
+int io_make_dir(const char *path, mode_t mode);
+
+/* 0 or -errno. */
+int io_file_size(int fd, off_t *out);
 
 /* fsync() of a directory, so that a crash does not forget the names in it. 0 or -errno. */
 int io_sync_dir(const char *path);
 
 /* Replaces the file `name` in the directory `dir` atomically and durably: temporary file, fsync, rename, fsync of
- * the directory. 0 or -errno; on failure the old file is untouched. */
+ * the directory. 0 or -errno; on failure the old file is untouched, unless only the last step failed: then the new
+ * contents are visible, but a crash may bring the old ones back. The temporary file is NAME.new. */
 int io_replace_file(const char *dir, const char *name, const void *data, size_t len);
 
 #endif

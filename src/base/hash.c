@@ -1,0 +1,55 @@
+/*
+ * hash.c - XXH3-64 by libxxhash.
+ *
+ * Provides: hash_bytes(), hash_stream_*().
+ * Used by:  the store (checksums), the delta and other hash tables.
+ * Threads:  pure; a stream belongs to its owner.
+ */
+#include "base/hash.h"
+
+/* Compiled into this file instead of linked: keys are short, and there the call costs as much as
+ * the hash. */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <stdlib.h>
+
+struct hash_stream {
+    XXH3_state_t state; /* aligned to 64 bytes by its type */
+};
+
+uint64_t hash_bytes(const void *data, size_t len)
+{
+    return XXH3_64bits(data, len);
+}
+
+struct hash_stream *hash_stream_new(void)
+{
+    struct hash_stream *h = aligned_alloc(_Alignof(struct hash_stream), sizeof(*h));
+
+    if (h != NULL)
+        hash_stream_reset(h);
+    return h;
+}
+
+void hash_stream_reset(struct hash_stream *h)
+{
+    XXH3_INITSTATE(&h->state);
+    XXH3_64bits_reset(&h->state);
+}
+
+void hash_stream_add(struct hash_stream *h, const void *data, size_t len)
+{
+    if (len > 0)
+        XXH3_64bits_update(&h->state, data, len);
+}
+
+uint64_t hash_stream_sum(const struct hash_stream *h)
+{
+    return XXH3_64bits_digest(&h->state);
+}
+
+void hash_stream_free(struct hash_stream *h)
+{
+    free(h);
+}
