@@ -76,7 +76,6 @@ struct record {
     unsigned slot_count;
     struct counter_slot slots[RECORD_SLOTS_MAX]; /* valid up to slot_count; ascending (node, epoch) */
     uint32_t unsynced; /* how many records before this one were not known to be synced when it was written */
-    bool value_summed; /* false: decoded from a part only, the value's checksum was not looked at */
 };
 
 /* What a client sees as "cas": client-chosen, else the base version; of a counter base + sum of (slot - base). */
@@ -84,6 +83,44 @@ uint64_t record_cas(const struct record *r);
 
 /* Length of the value as stored (not of a counter's shown text). */
 uint64_t record_value_bytes(const struct record *r);
+
+/* ---- bytes in the log (docs/format.md, "Record") ---- */
+
+#define RECORD_HEAD_FIXED 76u
+/* Longest head: the fixed part and every optional field. */
+#define RECORD_HEAD_MAX (RECORD_HEAD_FIXED + 14 + 14 + 15 + 24 + 1 + RECORD_SLOTS_MAX * 22 + 1 + 255 * 14)
+
+/* Where the parts of an encoded record lie. The whole is head, key, attributes, value, without gaps. */
+struct record_layout {
+    uint32_t head_len;
+    uint32_t key_len;
+    uint32_t attrs_len;
+    uint32_t value_len;
+    uint64_t body_sum; /* XXH3-64 over key, attributes, value */
+};
+
+enum record_parse { RECORD_DONE, RECORD_MORE, RECORD_BAD };
+
+static inline uint64_t record_layout_length(const struct record_layout *l)
+{
+    return (uint64_t)l->head_len + l->key_len + l->attrs_len + l->value_len;
+}
+
+/* Writes the head (fixed part, optional fields, checksum) of a record to out (room for RECORD_HEAD_MAX bytes);
+ * lengths come from r's slices. Returns the head's length. */
+size_t record_encode_head(const struct record *r, uint64_t body_sum, unsigned char *out);
+
+/* Reads and checks a head at the start of `bytes`. RECORD_DONE: the scalar fields of *out and *layout are set, the
+ * slices are empty, the body was not looked at. RECORD_MORE: not enough bytes to tell. RECORD_BAD: not a record. */
+enum record_parse record_decode_head(struct slice bytes, struct record *out, struct record_layout *layout);
+
+/* Reads and checks a whole record; out's slices point into `bytes`. *used: its length. */
+enum record_parse record_decode(struct slice bytes, struct record *out, size_t *used);
+
+/* Sets out's slices to the parts of a body (key, attributes, value, one behind the other). */
+void record_set_body(struct record *out, const struct record_layout *layout, const char *body);
+
+/* ---- attributes ---- */
 
 /* Walks an attribute list: at *rest, the first time the whole list. False at the end or when it is malformed. */
 bool attr_next(struct slice *rest, uint8_t *tag, struct slice *bytes);

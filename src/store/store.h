@@ -68,10 +68,8 @@ struct store_get {
     uint64_t value_bytes;                 /* length of the stored value, also with head_only */
 
     void *hold;                           /* engine's: memory or file kept for the caller */
-    struct store_port *port;              /* engine's */
-    struct store_get *next;               /* engine's */
-    struct aio_op op;                     /* engine's */
-    uint64_t engine[12];                  /* engine's */
+    struct store_port *port;              /* engine's from here on */
+    void *job;                            /* what a read that waits for the disk needs */
 };
 
 bool store_get(struct store_port *port, struct store_get *get);
@@ -84,9 +82,7 @@ void store_get_release(struct store_get *get);
 void *store_get_take_hold(struct store_get *get);
 void store_hold_release(void *hold);
 
-/* Gives up a read under way: done() will not be called; the struct and the key may be freed at once when this returns
- * true, else done() still comes (the caller marks the owner gone). */
-bool store_get_cancel(struct store_get *get);
+/* There is no cancelling: done() always comes. Whoever loses interest marks its owner gone and frees in done(). */
 
 /* ---- writing ---- */
 
@@ -155,7 +151,11 @@ struct store_write {
 
     struct store_port *port; /* engine's from here on */
     struct store_write *next;
-    uint64_t engine[16];
+    uint64_t hash;           /* of the key */
+    uint64_t body_sum;       /* of key, attributes, value */
+    uint64_t count_before;   /* for taking back a failed append */
+    bool in_delta;
+    bool appended;
 };
 
 /* Memory for a write with its key, attributes and value; the key and the attributes are copied in, the value is the
@@ -180,6 +180,8 @@ void store_write_free(struct store_write *w);
 #define STORE_SPOOL_PIECE (256u * 1024)
 
 struct store_spool;
+
+/* A write that carries a spool may be overtaken by later writes of the same port: wait for it where order matters. */
 
 /* Begins a file for a value of `value_bytes` (UINT64_MAX: not known yet, up to the limit). on_room() is called on the
  * port's thread when a full spool has room again; on_end() once after store_spool_finish(). 0 or -errno. */

@@ -1,0 +1,67 @@
+/*
+ * engine.h - what an engine implements behind store.h, and the parts of stores and ports that all engines share.
+ *
+ * Used by:  store.c (dispatch), the engines.
+ * Threads:  as store.h says.
+ */
+#ifndef STORE_ENGINE_H
+#define STORE_ENGINE_H
+
+#include <stdatomic.h>
+
+#include "store/store.h"
+
+struct store_engine {
+    int (*port_open)(struct store *store, struct aio *aio, struct store_port **out);
+    void (*port_close)(struct store_port *port);
+    void (*port_run)(struct store_port *port);
+    bool (*get)(struct store_port *port, struct store_get *get);
+    /* A chain of writes (by next) in the order of their submission. */
+    void (*write)(struct store_port *port, struct store_write *first);
+    /* On submit, once per write, on the port's thread: checksums and the like. */
+    void (*prepare)(struct store_write *w);
+    int (*spool_open)(struct store_port *port, struct slice key, struct slice attrs,
+                      uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
+                      struct store_spool **out);
+    int (*scan_keys)(struct store *store, struct slice prefix, bool have_after, struct slice after,
+                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg);
+    enum store_state (*state)(const struct store *store);
+    unsigned (*progress)(const struct store *store);
+    bool (*writable)(const struct store *store, const char **reason);
+    uint64_t (*count)(const struct store *store);
+    int (*close)(struct store *store);
+    int (*stat)(struct store *store, struct buf *out);
+};
+
+/* First member of every engine's store. */
+struct store {
+    const struct store_engine *engine;
+};
+
+/* First member of every engine's port. */
+struct store_port {
+    struct store *store;
+    struct aio *aio;
+    int event_fd;                     /* readable when port_run() has something to do */
+    size_t pending;                   /* reads and writes not yet completed */
+    struct store_write *turn_first;   /* submitted in this turn */
+    struct store_write **turn_last;
+    _Atomic(struct store_write *) done; /* finished by the engine's thread, newest first */
+};
+
+/* First member of whatever store_get.hold points at. */
+struct store_hold {
+    void (*release)(struct store_hold *hold); /* on any thread */
+};
+
+/* Sets up the shared part of a port. 0 or -errno. */
+int store_port_init(struct store_port *port, struct store *store, struct aio *aio);
+void store_port_fini(struct store_port *port);
+
+/* Any thread: the write is finished; its port completes it in its next store_port_run(). */
+void store_write_finish(struct store_write *w);
+
+/* Port's thread: calls done() of everything that was finished, oldest first. */
+void store_port_complete(struct store_port *port);
+
+#endif

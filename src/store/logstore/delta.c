@@ -1,0 +1,478 @@
+/*
+ * delta.c - the in-memory index of what is not yet in LMDB.
+ *
+ * Provides: delta.h.
+ * Used by:  the log writer (put, undo), readers (find), checkpoint and scan (walk, sorted).
+ * Threads:  one writer; any number of readers without locks.
+ *
+ * A slot is one atomic 64-bit word: the lower half of the key's hash and a reference to its newest node. So a reader
+ * sees a slot before or after a change and never in between, a probe that meets another key costs no look at a node,
+ * and a table grows without one. The shard comes from the upper half of the hash.
+ *
+ * Ordering: the writer fills a node and then stores the slot with release; a reader loads the slot with acquire and may
+ * then use plain loads on the node, on its chunk's address and on all older nodes of the key. A new table of a shard is
+ * published in the same way by the shard's pointer. A reader with the old table misses only what was put after it looked.
+ */
+#include "store/logstore/delta.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/logstore/index.h"
+
+enum {
+    SHARD_BITS = 6,
+    SHARDS = 1 << SHARD_BITS,
+    FIRST_SLOTS = 16, /* of a shard's first table */
+
+    UNIT_SHIFT = 3, /* nodes are aligned to, and referred to in units of, 8 bytes */
+    CHUNK_SHIFT = 20,
+    CHUNK_MAX = 1 << CHUNK_SHIFT,
+    CHUNK_FIRST = 8 * 1024,
+    CHUNKS_MAX = 4096, /* 4 GiB of nodes; writers are slowed long before that */
+};
+
+/* References to nodes: (chunk number << CHUNK_SHIFT | byte offset) >> UNIT_SHIFT, from REF_FIRST on. */
+#define REF_NONE 0u   /* empty slot; no older node */
+#define REF_VACANT 1u /* slot of a key all of whose nodes were undone: probing goes on, readers see nothing */
+#define REF_FIRST 2u
+
+struct node {
+    uint64_t seq;
+    uint32_t prev; /* reference to the node that this one replaced */
+    uint32_t key_len;
+    struct entry entry;
+    char key[];
+};
+
+struct table {
+    struct table *older; /* kept for readers until the generation is freed */
+    uint32_t mask;       /* number of slots - 1 */
+    _Atomic uint64_t slots[];
+};
+
+struct shard {
+    _Atomic(struct table *) table; /* NULL: nothing was ever put here */
+    uint32_t used;                 /* slots that are not empty; writer only */
+};
+
+struct delta {
+    struct shard shards[SHARDS];
+    _Atomic size_t count;
+    _Atomic size_t bytes;
+    uint32_t chunk_count; /* writer only, like the next three */
+    size_t chunk_size;    /* of the newest chunk */
+    size_t chunk_used;
+    size_t first_slots; /* of each shard, from the expected number of keys */
+    char *chunks[CHUNKS_MAX];
+};
+
+/* What a slot of this hash would hold for the node `ref`. */
+static uint64_t slot_word(uint64_t hash, uint32_t ref)
+{
+    return hash << 32 | ref;
+}
+
+static uint32_t slot_ref(uint64_t word)
+{
+    return (uint32_t)word;
+}
+
+static bool slot_is_tagged(uint64_t word, uint64_t hash)
+{
+    return (uint32_t)(word >> 32) == (uint32_t)hash;
+}
+
+static unsigned shard_of(uint64_t hash)
+{
+    return (unsigned)(hash >> (64 - SHARD_BITS));
+}
+
+static const struct node *node_at(const struct delta *d, uint32_t ref)
+{
+    size_t at = (size_t)ref << UNIT_SHIFT;
+
+    return (const struct node *)(const void *)(d->chunks[at >> CHUNK_SHIFT] + (at & (CHUNK_MAX - 1)));
+}
+
+static struct slice node_key(const struct node *n)
+{
+    return slice_of(n->key, n->key_len);
+}
+
+/* The newest node of the chain with seq <= visible_seq, or NULL. */
+static const struct node *node_visible(const struct delta *d, uint32_t ref, uint64_t visible_seq)
+{
+    while (ref != REF_NONE) {
+        const struct node *n = node_at(d, ref);
+
+        if (n->seq <= visible_seq)
+            return n;
+        ref = n->prev;
+    }
+    return NULL;
+}
+
+static void count_bytes(struct delta *d, size_t n)
+{
+    size_t now = atomic_load_explicit(&d->bytes, memory_order_relaxed);
+
+    atomic_store_explicit(&d->bytes, now + n, memory_order_relaxed);
+}
+
+static void count_keys(struct delta *d, size_t n)
+{
+    size_t now = atomic_load_explicit(&d->count, memory_order_relaxed);
+
+    atomic_store_explicit(&d->count, now + n, memory_order_relaxed);
+}
+
+/* Slots of a shard's first table: a power of two that holds its share of `expected` keys at a load of 2/3, with some
+ * room because no hash spreads keys evenly. */
+static size_t slots_for(size_t expected)
+{
+    size_t share = expected / SHARDS;
+    size_t want = share * 3 / 2 + share / 8;
+    size_t slots = FIRST_SLOTS;
+
+    while (slots < want && slots < 1u << 30)
+        slots *= 2;
+    return slots;
+}
+
+struct delta *delta_new(size_t expected)
+{
+    struct delta *d = calloc(1, sizeof *d);
+
+    if (d == NULL)
+        return NULL;
+    d->first_slots = slots_for(expected);
+    atomic_init(&d->bytes, sizeof *d);
+    return d;
+}
+
+void delta_free(struct delta *d)
+{
+    if (d == NULL)
+        return;
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct table *t = atomic_load_explicit(&d->shards[i].table, memory_order_relaxed);
+
+        while (t != NULL) {
+            struct table *older = t->older;
+
+            free(t);
+            t = older;
+        }
+    }
+    for (uint32_t i = 0; i < d->chunk_count; i++)
+        free(d->chunks[i]);
+    free(d);
+}
+
+/* Begins a new chunk with room for at least `need` bytes. 0 or -ENOMEM. */
+static int chunk_add(struct delta *d, size_t need)
+{
+    size_t size = d->chunk_count == 0 ? CHUNK_FIRST : d->chunk_size * 2;
+    char *chunk;
+
+    if (d->chunk_count == CHUNKS_MAX)
+        return -ENOMEM;
+    while (size < need)
+        size *= 2;
+    if (size > CHUNK_MAX)
+        size = CHUNK_MAX;
+    chunk = malloc(size);
+    if (chunk == NULL)
+        return -ENOMEM;
+    d->chunks[d->chunk_count] = chunk;
+    d->chunk_size = size;
+    /* The first bytes of chunk 0 would have the references REF_NONE and REF_VACANT. */
+    d->chunk_used = d->chunk_count == 0 ? REF_FIRST << UNIT_SHIFT : 0;
+    d->chunk_count++;
+    count_bytes(d, size);
+    return 0;
+}
+
+/* A new node that no reader sees yet. 0 or -ENOMEM. */
+static int node_new(struct delta *d, struct slice key, const struct entry *e, uint64_t seq,
+                    uint32_t prev, uint32_t *ref)
+{
+    size_t size = (sizeof(struct node) + key.len + (1u << UNIT_SHIFT) - 1) >> UNIT_SHIFT << UNIT_SHIFT;
+    struct node *n;
+    size_t at;
+
+    assert(key.len <= RECORD_KEY_MAX);
+    if (d->chunk_count == 0 || d->chunk_size - d->chunk_used < size) {
+        int rc = chunk_add(d, size + (REF_FIRST << UNIT_SHIFT));
+
+        if (rc != 0)
+            return rc;
+    }
+    n = (struct node *)(void *)(d->chunks[d->chunk_count - 1] + d->chunk_used);
+    at = ((size_t)(d->chunk_count - 1) << CHUNK_SHIFT) + d->chunk_used;
+    d->chunk_used += size;
+    n->seq = seq;
+    n->prev = prev;
+    n->key_len = (uint32_t)key.len;
+    n->entry = *e;
+    if (key.len > 0)
+        memcpy(n->key, key.ptr, key.len);
+    *ref = (uint32_t)(at >> UNIT_SHIFT);
+    return 0;
+}
+
+/* The slot where the key is, or where it is to be put: the first vacant one on its way, else the empty one behind. */
+static _Atomic uint64_t *slot_for(const struct delta *d, struct table *t, uint64_t hash,
+                                  struct slice key, bool *found)
+{
+    _Atomic uint64_t *vacant = NULL;
+
+    for (uint32_t i = (uint32_t)hash & t->mask;; i = (i + 1) & t->mask) {
+        uint64_t word = atomic_load_explicit(&t->slots[i], memory_order_relaxed);
+        uint32_t ref = slot_ref(word);
+
+        *found = false;
+        if (ref == REF_NONE)
+            return vacant != NULL ? vacant : &t->slots[i];
+        if (ref == REF_VACANT) {
+            if (vacant == NULL)
+                vacant = &t->slots[i];
+            continue;
+        }
+        *found = slot_is_tagged(word, hash) && slice_equal(node_key(node_at(d, ref)), key);
+        if (*found)
+            return &t->slots[i];
+    }
+}
+
+/* Copies the slots that refer to nodes; the hash's lower half in the word is all that their place depends on. */
+static uint32_t table_copy(const struct table *from, struct table *to)
+{
+    uint32_t used = 0;
+
+    for (size_t i = 0; i <= from->mask; i++) {
+        uint64_t word = atomic_load_explicit(&from->slots[i], memory_order_relaxed);
+        uint32_t at = (uint32_t)(word >> 32) & to->mask;
+
+        if (slot_ref(word) < REF_FIRST)
+            continue;
+        while (atomic_load_explicit(&to->slots[at], memory_order_relaxed) != 0)
+            at = (at + 1) & to->mask;
+        atomic_store_explicit(&to->slots[at], word, memory_order_relaxed);
+        used++;
+    }
+    return used;
+}
+
+/* Makes room for one more key at a load of at most 2/3. 0 or -ENOMEM. */
+static int shard_reserve(struct delta *d, struct shard *s, struct table **out)
+{
+    struct table *old = atomic_load_explicit(&s->table, memory_order_relaxed);
+    size_t slots = old == NULL ? d->first_slots : (size_t)old->mask + 1;
+    size_t bytes;
+    struct table *t;
+
+    *out = old;
+    if (old != NULL && (size_t)s->used + 1 <= slots - slots / 3)
+        return 0;
+    if (old != NULL)
+        slots *= 2;
+    if (slots > 1u << 31)
+        return -ENOMEM;
+    bytes = sizeof *t + slots * sizeof t->slots[0];
+    t = calloc(1, bytes);
+    if (t == NULL)
+        return -ENOMEM;
+    t->older = old;
+    t->mask = (uint32_t)(slots - 1);
+    if (old != NULL)
+        s->used = table_copy(old, t);
+    atomic_store_explicit(&s->table, t, memory_order_release);
+    count_bytes(d, bytes);
+    *out = t;
+    return 0;
+}
+
+int delta_put(struct delta *d, uint64_t hash, struct slice key, const struct entry *e, uint64_t seq)
+{
+    struct shard *s = &d->shards[shard_of(hash)];
+    struct table *t;
+    _Atomic uint64_t *slot;
+    uint64_t old;
+    uint32_t ref;
+    bool found;
+    int rc = shard_reserve(d, s, &t);
+
+    if (rc != 0)
+        return rc;
+    slot = slot_for(d, t, hash, key, &found);
+    old = atomic_load_explicit(slot, memory_order_relaxed);
+    rc = node_new(d, key, e, seq, found ? slot_ref(old) : REF_NONE, &ref);
+    if (rc != 0)
+        return rc;
+    if (!found)
+        count_keys(d, 1);
+    if (old == 0)
+        s->used++;
+    atomic_store_explicit(slot, slot_word(hash, ref), memory_order_release);
+    return 0;
+}
+
+void delta_undo(struct delta *d, uint64_t hash, struct slice key)
+{
+    struct shard *s = &d->shards[shard_of(hash)];
+    struct table *t = atomic_load_explicit(&s->table, memory_order_relaxed);
+    _Atomic uint64_t *slot;
+    uint32_t prev;
+    bool found;
+
+    assert(t != NULL);
+    slot = slot_for(d, t, hash, key, &found);
+    assert(found);
+    prev = node_at(d, slot_ref(atomic_load_explicit(slot, memory_order_relaxed)))->prev;
+    if (prev == REF_NONE) {
+        prev = REF_VACANT;
+        count_keys(d, (size_t)-1);
+    }
+    atomic_store_explicit(slot, slot_word(hash, prev), memory_order_release);
+}
+
+bool delta_find(const struct delta *d, uint64_t hash, struct slice key, uint64_t visible_seq,
+                struct entry *out, uint64_t *seq)
+{
+    const struct table *t =
+        atomic_load_explicit(&d->shards[shard_of(hash)].table, memory_order_acquire);
+
+    if (t == NULL)
+        return false;
+    for (uint32_t i = (uint32_t)hash & t->mask;; i = (i + 1) & t->mask) {
+        uint64_t word = atomic_load_explicit(&t->slots[i], memory_order_acquire);
+        uint32_t ref = slot_ref(word);
+        const struct node *n;
+
+        if (ref == REF_NONE)
+            return false;
+        if (ref == REF_VACANT || !slot_is_tagged(word, hash))
+            continue;
+        if (!slice_equal(node_key(node_at(d, ref)), key))
+            continue;
+        n = node_visible(d, ref, visible_seq);
+        if (n == NULL)
+            return false;
+        *out = n->entry;
+        if (seq != NULL)
+            *seq = n->seq;
+        return true;
+    }
+}
+
+size_t delta_count(const struct delta *d)
+{
+    return atomic_load_explicit(&d->count, memory_order_relaxed);
+}
+
+size_t delta_bytes(const struct delta *d)
+{
+    return atomic_load_explicit(&d->bytes, memory_order_relaxed);
+}
+
+/* Calls each() for the newest visible node of every key. */
+static void walk_nodes(const struct delta *d, uint64_t visible_seq,
+                       void (*each)(const struct node *n, void *arg), void *arg)
+{
+    for (unsigned s = 0; s < SHARDS; s++) {
+        const struct table *t = atomic_load_explicit(&d->shards[s].table, memory_order_acquire);
+
+        for (size_t i = 0; t != NULL && i <= t->mask; i++) {
+            uint64_t word = atomic_load_explicit(&t->slots[i], memory_order_acquire);
+            const struct node *n;
+
+            if (slot_ref(word) < REF_FIRST)
+                continue;
+            n = node_visible(d, slot_ref(word), visible_seq);
+            if (n != NULL)
+                each(n, arg);
+        }
+    }
+}
+
+static void item_of(const struct node *n, struct delta_item *item)
+{
+    item->key = node_key(n);
+    item->entry = &n->entry;
+    item->seq = n->seq;
+}
+
+struct walk {
+    void (*each)(const struct delta_item *item, void *arg);
+    void *arg;
+};
+
+static void walk_item(const struct node *n, void *arg)
+{
+    const struct walk *w = arg;
+    struct delta_item item;
+
+    item_of(n, &item);
+    w->each(&item, w->arg);
+}
+
+void delta_walk(const struct delta *d, uint64_t visible_seq,
+                void (*each)(const struct delta_item *item, void *arg), void *arg)
+{
+    struct walk w = {each, arg};
+
+    walk_nodes(d, visible_seq, walk_item, &w);
+}
+
+/* ---- sorting ---- */
+
+enum {
+    STEP = 7,                /* bytes of an index key that one pass of the sort looks at */
+    STEP_FIRST = 1 + 494,    /* bytes of a long key's index key in front of the hash */
+};
+
+struct sort_slot {
+    uint64_t word;
+    const struct node *node;
+};
+
+struct sort_run {
+    struct sort_slot *slots;
+    size_t count;
+};
+
+/* STEP bytes of the node's index key from `depth` on, and below them how many bytes there were (STEP + 1: more follow):
+ * the order of these words is the order of the keys as far as they were looked at, and two keys with the same word
+ * differ only further on. */
+static uint64_t sort_word(const struct node *n, size_t depth)
+{
+    char index[INDEX_KEY_MAX];
+    struct slice key = node_key(n);
+    size_t len = key.len + 1;
+    uint64_t word = 0;
+    size_t rest;
+
+    if (key.len > STEP_FIRST - 1) {
+        len = INDEX_KEY_MAX;
+        if (depth + STEP > STEP_FIRST) /* only the end of it needs the hash of the whole key */
+            index_key(key, index);
+        else
+            memcpy(index + 1, key.ptr, STEP_FIRST - 1);
+    }
+    rest = len - depth;
+    for (size_t i = 0; i < STEP; i++) {
+        unsigned char byte = 0;
+
+        if (depth + i == 0)
+            byte = len < INDEX_KEY_MAX && key.len < STEP_FIRST ? 1 : 2;
+        else if (i < rest)
+            byte = (unsigned char)key.ptr[depth + i - 1];
+        word = word << 8 | byte;
+    }
+    return word << 8 | (rest > STEP ? STEP + 1 : rest);
+}
