@@ -1,0 +1,72 @@
+# The face of the build; meson does the work. `make help` lists what there is.
+
+PORT = 1978
+DATA = ./data
+PREFIX = /usr/local
+FUZZ_SECONDS = 60
+
+bin = $(DESTDIR)$(PREFIX)/bin
+programs = ttserver ttctl ttbench
+ninja_files = build/release/build.ninja
+
+all: $(ninja_files)
+	@ninja -C build/release
+	@for p in $(programs); do ln -sf release/$$p build/$$p; done
+
+build/release/build.ninja:
+	@scripts/setup.sh --check build || { echo "run: make deps"; exit 1; }
+	@meson setup build/release --buildtype=release -Db_lto=true -Dtests=disabled
+
+# Only what building needs is installed; the rest of the output is ttserver's own.
+run:
+	@scripts/setup.sh build
+	@scripts/run.sh "$(PORT)" "$(DATA)"
+
+deps:
+	@scripts/setup.sh all
+
+test:
+	@scripts/test.sh
+
+asan:
+	@scripts/test.sh asan
+
+tsan:
+	@scripts/test.sh tsan
+
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test.sh fuzz
+
+lint:
+	@scripts/lint.sh
+
+format:
+	@scripts/lint.sh --format
+
+bench: all
+	@scripts/setup.sh bench
+	@bench/run.sh
+
+install: all
+	install -d $(bin)
+	for p in $(programs); do install -m 755 build/release/$$p $(bin)/; done
+
+uninstall:
+	for p in $(programs); do rm -f $(bin)/$$p; done
+
+clean:
+	rm -rf build
+
+help:
+	@echo 'make                        build/ttserver, build/ttctl, build/ttbench (release)'
+	@echo 'make run [PORT=] [DATA=]    build and serve on 127.0.0.1:$(PORT), data in $(DATA)'
+	@echo 'make deps                   install all that building, testing, measuring need'
+	@echo 'make test                   all tests; last line: N passed, N failed'
+	@echo 'make asan | tsan            the tests of one sanitizer build'
+	@echo 'make fuzz [FUZZ_SECONDS=]   every fuzz target for so many seconds ($(FUZZ_SECONDS))'
+	@echo 'make lint | format          check everything by tools | format the C code'
+	@echo 'make bench                  measure against memcached, redis and nginx'
+	@echo 'make install | uninstall    to DESTDIR/PREFIX/bin (PREFIX=$(PREFIX))'
+	@echo 'make clean                  remove build/ (not the data)'
+
+.PHONY: all run deps test asan tsan fuzz lint format bench install uninstall clean help
