@@ -15,19 +15,22 @@
 
 enum { BUF_FIRST_BYTES = 256 };
 
+/* No object is larger than this; doubling what is below cannot overflow. */
+#define BUF_MAX_BYTES ((size_t)PTRDIFF_MAX / 2)
+
 int buf_reserve(struct buf *b, size_t n)
 {
     size_t need;
     size_t cap = b->cap > 0 ? b->cap : BUF_FIRST_BYTES;
     char *data;
 
-    if (n > SIZE_MAX - b->len)
+    if (n > BUF_MAX_BYTES || b->len > BUF_MAX_BYTES - n)
         return -ENOMEM;
     need = b->len + n;
     if (need <= b->cap)
         return 0;
     while (cap < need)
-        cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+        cap *= 2;
     data = realloc(b->data, cap);
     if (data == NULL)
         return -ENOMEM;

@@ -6,7 +6,7 @@
  */
 #include "base/counters.h"
 
-#define COUNTER_INFO(symbol, text, meaning)                                                         \
+#define COUNTER_INFO(symbol, text, meaning)                                                        \
     [COUNTER_##symbol] = {.name = (text), .help = (meaning)},
 
 const struct counter_info counter_infos[COUNTER_COUNT] = {COUNTER_TABLE(COUNTER_INFO)};

@@ -83,19 +83,14 @@ static unsigned unit_shift(char c)
 {
     switch (c) {
     case 'k':
-    case 'K':
-        return 10;
+    case 'K': return 10;
     case 'm':
-    case 'M':
-        return 20;
+    case 'M': return 20;
     case 'g':
-    case 'G':
-        return 30;
+    case 'G': return 30;
     case 't':
-    case 'T':
-        return 40;
-    default:
-        return 0;
+    case 'T': return 40;
+    default: return 0;
     }
 }
 
