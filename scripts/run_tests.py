@@ -1,0 +1,311 @@
+"""Runs the parts of `make test` and counts (called by test.sh, which sees to the set-up).
+
+Parts are commands with a time limit, in lanes that run side by side: a lane is one build and its tests, in order. A
+part that fails does not stop the others, but without its build a lane cannot go on. Every part leaves a log in
+build/test-logs; the last line of the output is the sum of all counts.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+
+BUILD = os.path.abspath("build")
+LOGS = os.path.join(BUILD, "test-logs")
+PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
+FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS", "5"))
+PR_SET_CHILD_SUBREAPER = 36
+
+print_lock = threading.Lock()
+running = set()  # groups of processes to end when we are interrupted
+totals = {"passed": 0, "failed": 0, "skipped": 0}
+failed_logs = []
+
+
+def say(text):
+    with print_lock:
+        print(text, flush=True)
+
+
+def kill_group(pid, sig):
+    try:
+        os.killpg(pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+def run_command(args, log, limit, env):
+    """Exit code of args, None when it outlived its limit. Output goes to the file log."""
+    with open(log, "ab") as out:
+        out.write(("$ " + " ".join(args) + "\n").encode())
+        out.flush()
+        proc = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
+    running.add(proc.pid)
+    try:
+        return proc.wait(limit)
+    except subprocess.TimeoutExpired:
+        kill_group(proc.pid, signal.SIGTERM)
+        try:
+            proc.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        return None
+    finally:
+        kill_group(proc.pid, signal.SIGKILL)  # what the part left behind
+        proc.wait()
+        running.discard(proc.pid)
+
+
+def count_exit_code(_where):
+    """A part that is one test."""
+    return 1, 0, 0, []
+
+
+def count_meson(where):
+    """The cmocka tests of each unit test program, from cmocka's lines in meson's own log."""
+    passed = failed = skipped = 0
+    names = []
+    with open(os.path.join(where["build"], "meson-logs", "testlog.json"), encoding="utf-8") as lines:
+        for line in lines:
+            test = json.loads(line)
+            text = (test.get("stdout") or "") + (test.get("stderr") or "")
+            bad = sorted(set(re.findall(r"^\[  FAILED  \] (?!\d+ test)(\S+)", text, re.M)))
+            passed += len(re.findall(r"^\[       OK \] ", text, re.M))
+            skipped += len(re.findall(r"^\[  SKIPPED \] (?!\d+ test)", text, re.M))
+            if test["result"] not in ("OK", "SKIP") and not bad:
+                bad = [test["result"]]  # a crash, a leak, the time limit
+            failed += len(bad)
+            names += [f"{test['name']}: {name}" for name in bad]
+    return passed, failed, skipped, names
+
+
+def count_junit(where):
+    """What pytest wrote."""
+    passed = failed = skipped = 0
+    names = []
+    for case in ElementTree.parse(where["junit"]).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed += 1
+            names.append(f"{case.get('classname')}::{case.get('name')}")
+        elif case.find("skipped") is not None:
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped, names
+
+
+def run_part(name, commands, limit, count=count_exit_code, env=None, **where):
+    """Runs the commands one after the other; counts; says how it went. True when all was well."""
+    base = os.path.join(LOGS, name.replace(" ", "-"))
+    log = base + ".log"
+    env = dict(env or {})
+    started = time.monotonic()
+    problem = None
+    for args in commands:
+        code = run_command(args, log, limit, env)
+        if code != 0:
+            problem = f"not done after {limit} s" if code is None else f"exit code {code}"
+            break
+    try:
+        passed, failed, skipped, names = count(where)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        passed, failed, skipped, names = 0, 0, 0, []
+        problem = problem or f"no counts: {error}"
+    if count is count_exit_code and problem:
+        passed = 0
+    for report in glob.glob(base + ".sanitizer.*"):
+        failed += 1
+        names.append("sanitizer report in " + os.path.relpath(report))
+    if problem and failed == 0:
+        failed = 1
+        names.append(problem)
+    finish_part(name, passed, failed, skipped, names, log, time.monotonic() - started)
+    return failed == 0
+
+
+def finish_part(name, passed, failed, skipped, names, log, seconds):
+    counts = f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")
+    lines = [f"{name:<18} {counts} ({seconds:.0f} s)"]
+    lines += [f"    FAILED {text}" for text in names]
+    say("\n".join(lines))
+    with print_lock:
+        totals["passed"] += passed
+        totals["failed"] += failed
+        totals["skipped"] += skipped
+        if failed:
+            failed_logs.append(log)
+
+
+def build(name, options, env=None):
+    """Configures build/NAME where that was not done yet, and builds it."""
+    path = os.path.join(BUILD, name)
+    commands = [["ninja", "-C", path]]
+    if not os.path.exists(os.path.join(path, "build.ninja")):
+        commands.insert(0, ["meson", "setup", path] + options)
+    return run_part(name + " build", commands, 900, env=env)
+
+
+def program_paths(name):
+    path = os.path.join(BUILD, name)
+    return {
+        "TTSERVER": os.path.join(path, "ttserver"),
+        "TTCTL": os.path.join(path, "ttctl"),
+        "TTBENCH": os.path.join(path, "ttbench"),
+    }
+
+
+def sanitizer_options(part):
+    """Findings of servers that tests start go to files, where they count even if the test sees nothing of them."""
+    path = os.path.join(LOGS, part.replace(" ", "-") + ".sanitizer")
+    return {
+        "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:log_path=" + path,
+        "UBSAN_OPTIONS": "print_stacktrace=1:log_path=" + path,
+        "TSAN_OPTIONS": "second_deadlock_stack=1:log_path=" + path,
+    }
+
+
+def run_unit(build_name, part, extra):
+    path = os.path.join(BUILD, build_name)
+    test = ["meson", "test", "-C", path, "--no-rebuild", "--print-errorlogs", "-t", "3"]
+    run_part(part, [test + extra], 600, count_meson, {"UBSAN_OPTIONS": "print_stacktrace=1"}, build=path)
+
+
+def run_pytest(build_name, part, args, limit, prefix=()):
+    junit = os.path.join(LOGS, part.replace(" ", "-") + ".xml")
+    command = list(prefix) + PYTEST + ["--junitxml=" + junit] + args
+    env = {**program_paths(build_name), **sanitizer_options(part)}
+    run_part(part, [command], limit, count_junit, env, junit=junit)
+
+
+def lane_asan():
+    options = ["-Dbuildtype=debug", "-Doptimization=1", "-Db_sanitize=address,undefined"]
+    if build("asan", options, {"CC": "gcc"}):
+        run_unit("asan", "asan unit", [])
+        run_pytest("asan", "asan e2e", ["tests/e2e"], 1200)
+
+
+def lane_tsan():
+    options = ["-Dbuildtype=debug", "-Doptimization=1", "-Db_sanitize=thread"]
+    if build("tsan", options, {"CC": "gcc"}):
+        # ThreadSanitizer of gcc 12 cannot live with the widest address randomisation of newer kernels.
+        fixed = ["setarch", "-R"]
+        if subprocess.call(fixed + ["true"], stderr=subprocess.DEVNULL) != 0:
+            fixed = []
+        run_unit("tsan", "tsan unit", ["--suite", "concurrent"] + wrap_option(fixed))
+        run_pytest("tsan", "tsan e2e", ["-m", "tsan", "tests/e2e"], 900, fixed)
+
+
+def wrap_option(words):
+    return ["--wrap", " ".join(words)] if words else []
+
+
+def lane_fuzz():
+    options = ["-Dbuildtype=debug", "-Doptimization=1", "-Dfuzz=true", "-Dtests=disabled", "-Db_lundef=false"]
+    if not build("fuzz", options, {"CC": "clang"}):
+        return
+    for program in sorted(glob.glob(os.path.join(BUILD, "fuzz", "tests", "fuzz", "fuzz_*"))):
+        if os.path.isfile(program) and os.access(program, os.X_OK):
+            run_fuzz_target(program)
+
+
+def run_fuzz_target(program):
+    """New inputs are kept in build/, findings beside the logs; the corpus in the repository is only read."""
+    name = os.path.basename(program)[len("fuzz_"):]
+    found = os.path.join(BUILD, "fuzz-corpus", name)
+    os.makedirs(found, exist_ok=True)
+    command = [program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"]
+    command += [f"-artifact_prefix={LOGS}/fuzz-{name}-", found]
+    corpus = os.path.join("tests", "fuzz", "corpus", name)
+    if os.path.isdir(corpus):
+        command.append(corpus)
+    run_part("fuzz " + name, [command], FUZZ_SECONDS + 120)
+
+
+def lane_release():
+    """What users build, by the commands they use."""
+    if run_part("release build", [["make"]], 900):
+        run_pytest("release", "set-up", ["tests/setup"], 300)
+
+
+LANES = {"asan": [lane_asan], "tsan": [lane_tsan], "fuzz": [lane_fuzz], "release": [lane_release]}
+
+
+def run_lanes(names):
+    """Two at a time at most: the first beside all others, because it is the longest."""
+
+    def run_all(lanes):
+        for lane in lanes:
+            lane()
+
+    lanes = [lane for name in names for lane in LANES[name]]
+    threads = [threading.Thread(target=run_all, args=(some,), daemon=True) for some in (lanes[:1], lanes[1:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def end_children():
+    """Servers that outlived their test have become our children (subreaper)."""
+    for stat in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(stat, encoding="utf-8", errors="replace") as file:
+                pid, rest = int(stat.split("/")[2]), file.read().rpartition(")")[2].split()
+            if int(rest[1]) == os.getpid():
+                os.kill(pid, signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+
+
+def show_failures():
+    for log in failed_logs:
+        print(f"\n---- the end of {os.path.relpath(log)}")
+        with open(log, encoding="utf-8", errors="replace") as file:
+            print("".join(file.readlines()[-60:]), end="")
+
+
+def on_signal(number, _frame):
+    for pid in list(running):
+        kill_group(pid, signal.SIGKILL)
+    end_children()
+    os._exit(128 + number)
+
+
+def main():
+    names = sys.argv[1:] or list(LANES)
+    for name in names:
+        if name not in LANES:
+            sys.exit(f"usage: scripts/test.sh [{'|'.join(LANES)}]...")
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    os.makedirs(LOGS)
+
+    run_lanes(names)
+    end_children()
+    show_failures()
+    text = f"{totals['passed']} passed, {totals['failed']} failed"
+    if totals["skipped"]:
+        text += f", {totals['skipped']} skipped"
+    print(text, flush=True)
+    return 1 if totals["failed"] or not totals["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
