@@ -76,6 +76,11 @@ def count_exit_code(_where):
     return 1, 0, 0, []
 
 
+def count_nothing(_where):
+    """A build: it counts when it fails only."""
+    return 0, 0, 0, []
+
+
 def count_meson(where):
     """The cmocka tests of each unit test program, from cmocka's lines in meson's own log."""
     passed = failed = skipped = 0
@@ -139,8 +144,10 @@ def run_part(name, commands, limit, count=count_exit_code, env=None, **where):
 
 
 def finish_part(name, passed, failed, skipped, names, log, seconds):
-    counts = f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")
-    lines = [f"{name:<18} {counts} ({seconds:.0f} s)"]
+    counts = [f"{passed} passed"] if passed else []
+    counts += [f"{failed} failed"] if failed else []
+    counts += [f"{skipped} skipped"] if skipped else []
+    lines = [f"{name:<18} {', '.join(counts) or 'done'} ({seconds:.0f} s)"]
     lines += [f"    FAILED {text}" for text in names]
     say("\n".join(lines))
     with print_lock:
@@ -157,7 +164,7 @@ def build(name, options, env=None):
     commands = [["ninja", "-C", path]]
     if not os.path.exists(os.path.join(path, "build.ninja")):
         commands.insert(0, ["meson", "setup", path] + options)
-    return run_part(name + " build", commands, 900, env=env)
+    return run_part(name + " build", commands, 900, count_nothing, env)
 
 
 def program_paths(name):
@@ -238,7 +245,7 @@ def run_fuzz_target(program):
 
 def lane_release():
     """What users build, by the commands they use."""
-    if run_part("release build", [["make"]], 900):
+    if run_part("release build", [["make"]], 900, count_nothing):
         run_pytest("release", "set-up", ["tests/setup"], 300)
 
 
