@@ -64,6 +64,9 @@ extern const struct session_protocol http_protocol;
 
 extern const struct net_ops session_net_ops;
 
+/* The protocol that a connection's first byte means; NULL: none that we speak. */
+const struct session_protocol *session_protocol_of(unsigned char first_byte);
+
 static inline struct session_worker *session_worker_of(const struct conn *c)
 {
     return worker_context(conn_worker(c));
