@@ -5,13 +5,15 @@
  * Used by:  the log writer (put, undo), readers (find), checkpoint and scan (walk, sorted).
  * Threads:  one writer; any number of readers without locks.
  *
- * A slot is one atomic 64-bit word: the lower half of the key's hash and a reference to its newest node. So a reader
- * sees a slot before or after a change and never in between, a probe that meets another key costs no look at a node,
- * and a table grows without one. The shard comes from the upper half of the hash.
+ * A slot is one atomic 64-bit word: the lower half of the key's hash and a reference to its newest
+ * node. So a reader sees a slot before or after a change and never in between, a probe that meets
+ * another key costs no look at a node, and a table grows without one. The shard comes from the
+ * upper half of the hash.
  *
- * Ordering: the writer fills a node and then stores the slot with release; a reader loads the slot with acquire and may
- * then use plain loads on the node, on its chunk's address and on all older nodes of the key. A new table of a shard is
- * published in the same way by the shard's pointer. A reader with the old table misses only what was put after it looked.
+ * Ordering: the writer fills a node and then stores the slot with release; a reader loads the slot
+ * with acquire and may then use plain loads on the node, on its chunk's address and on all older
+ * nodes of the key. A new table of a shard is published in the same way by the shard's pointer. A
+ * reader with the old table misses only what was put after it looked.
  */
 #include "store/logstore/delta.h"
 
@@ -35,9 +37,11 @@ enum {
     CHUNKS_MAX = 4096, /* 4 GiB of nodes; writers are slowed long before that */
 };
 
-/* References to nodes: (chunk number << CHUNK_SHIFT | byte offset) >> UNIT_SHIFT, from REF_FIRST on. */
-#define REF_NONE 0u   /* empty slot; no older node */
-#define REF_VACANT 1u /* slot of a key all of whose nodes were undone: probing goes on, readers see nothing */
+/* References to nodes: (chunk number << CHUNK_SHIFT | byte offset) >> UNIT_SHIFT, from REF_FIRST
+ * on. */
+#define REF_NONE 0u /* empty slot; no older node */
+#define REF_VACANT                                                                                 \
+    1u /* slot of a key all of whose nodes were undone: probing goes on, readers see nothing */
 #define REF_FIRST 2u
 
 struct node {
@@ -95,7 +99,8 @@ static const struct node *node_at(const struct delta *d, uint32_t ref)
 {
     size_t at = (size_t)ref << UNIT_SHIFT;
 
-    return (const struct node *)(const void *)(d->chunks[at >> CHUNK_SHIFT] + (at & (CHUNK_MAX - 1)));
+    return (const struct node *)(const void *)(d->chunks[at >> CHUNK_SHIFT] +
+                                               (at & (CHUNK_MAX - 1)));
 }
 
 static struct slice node_key(const struct node *n)
@@ -130,8 +135,8 @@ static void count_keys(struct delta *d, size_t n)
     atomic_store_explicit(&d->count, now + n, memory_order_relaxed);
 }
 
-/* Slots of a shard's first table: a power of two that holds its share of `expected` keys at a load of 2/3, with some
- * room because no hash spreads keys evenly. */
+/* Slots of a shard's first table: a power of two that holds its share of `expected` keys at a load
+ * of 2/3, with some room because no hash spreads keys evenly. */
 static size_t slots_for(size_t expected)
 {
     size_t share = expected / SHARDS;
@@ -201,7 +206,8 @@ static int chunk_add(struct delta *d, size_t need)
 static int node_new(struct delta *d, struct slice key, const struct entry *e, uint64_t seq,
                     uint32_t prev, uint32_t *ref)
 {
-    size_t size = (sizeof(struct node) + key.len + (1u << UNIT_SHIFT) - 1) >> UNIT_SHIFT << UNIT_SHIFT;
+    size_t size = (sizeof(struct node) + key.len + (1u << UNIT_SHIFT) - 1) >> UNIT_SHIFT
+                                                                                  << UNIT_SHIFT;
     struct node *n;
     size_t at;
 
@@ -225,7 +231,8 @@ static int node_new(struct delta *d, struct slice key, const struct entry *e, ui
     return 0;
 }
 
-/* The slot where the key is, or where it is to be put: the first vacant one on its way, else the empty one behind. */
+/* The slot where the key is, or where it is to be put: the first vacant one on its way, else the
+ * empty one behind. */
 static _Atomic uint64_t *slot_for(const struct delta *d, struct table *t, uint64_t hash,
                                   struct slice key, bool *found)
 {
@@ -249,7 +256,8 @@ static _Atomic uint64_t *slot_for(const struct delta *d, struct table *t, uint64
     }
 }
 
-/* Copies the slots that refer to nodes; the hash's lower half in the word is all that their place depends on. */
+/* Copies the slots that refer to nodes; the hash's lower half in the word is all that their place
+ * depends on. */
 static uint32_t table_copy(const struct table *from, struct table *to)
 {
     uint32_t used = 0;
@@ -431,48 +439,116 @@ void delta_walk(const struct delta *d, uint64_t visible_seq,
 
 /* ---- sorting ---- */
 
-enum {
-    STEP = 7,                /* bytes of an index key that one pass of the sort looks at */
-    STEP_FIRST = 1 + 494,    /* bytes of a long key's index key in front of the hash */
-};
+/* Bytes of a key that one pass of the sort looks at. */
+#define STEP 7u
 
 struct sort_slot {
     uint64_t word;
     const struct node *node;
 };
 
-struct sort_run {
+struct sort_list {
     struct sort_slot *slots;
     size_t count;
+    size_t room;
 };
 
-/* STEP bytes of the node's index key from `depth` on, and below them how many bytes there were (STEP + 1: more follow):
- * the order of these words is the order of the keys as far as they were looked at, and two keys with the same word
- * differ only further on. */
-static uint64_t sort_word(const struct node *n, size_t depth)
+/* STEP bytes of the key from `depth` (at most its length) on, zero-filled, and below them how many
+ * there were (STEP + 1: more follow). Keys that agree up to `depth` have the order of these words,
+ * as far as the words differ. */
+static uint64_t sort_word(struct slice key, size_t depth)
 {
-    char index[INDEX_KEY_MAX];
-    struct slice key = node_key(n);
-    size_t len = key.len + 1;
+    size_t rest = key.len - depth;
     uint64_t word = 0;
-    size_t rest;
 
-    if (key.len > STEP_FIRST - 1) {
-        len = INDEX_KEY_MAX;
-        if (depth + STEP > STEP_FIRST) /* only the end of it needs the hash of the whole key */
-            index_key(key, index);
-        else
-            memcpy(index + 1, key.ptr, STEP_FIRST - 1);
-    }
-    rest = len - depth;
-    for (size_t i = 0; i < STEP; i++) {
-        unsigned char byte = 0;
-
-        if (depth + i == 0)
-            byte = len < INDEX_KEY_MAX && key.len < STEP_FIRST ? 1 : 2;
-        else if (i < rest)
-            byte = (unsigned char)key.ptr[depth + i - 1];
-        word = word << 8 | byte;
-    }
+    for (size_t i = 0; i < STEP; i++)
+        word = word << 8 | (i < rest ? (unsigned char)key.ptr[depth + i] : 0);
     return word << 8 | (rest > STEP ? STEP + 1 : rest);
+}
+
+static int compare_words(const void *a, const void *b)
+{
+    uint64_t x = ((const struct sort_slot *)a)->word;
+    uint64_t y = ((const struct sort_slot *)b)->word;
+
+    return (x > y) - (x < y);
+}
+
+static int compare_slots(const void *a, const void *b)
+{
+    return index_compare_keys(node_key(((const struct sort_slot *)a)->node),
+                              node_key(((const struct sort_slot *)b)->node));
+}
+
+/* Sorts keys of one family that agree in their first `depth` bytes. Comparing words that lie side
+ * by side is several times faster than comparing keys all over the memory; where words are equal
+ * the next bytes decide. */
+static void sort_slots(struct sort_slot *slots, size_t count, size_t depth)
+{
+    size_t end;
+
+    if (count < 2)
+        return;
+    if (depth + STEP > INDEX_PREFIX_MAX) { /* a long key's order goes on with its hash */
+        qsort(slots, count, sizeof *slots, compare_slots);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        slots[i].word = sort_word(node_key(slots[i].node), depth);
+    qsort(slots, count, sizeof *slots, compare_words);
+    for (size_t i = 0; i < count; i = end) {
+        for (end = i + 1; end < count && slots[end].word == slots[i].word; end++)
+            ;
+        sort_slots(slots + i, end - i, depth + STEP);
+    }
+}
+
+static void sort_add(const struct node *n, void *arg)
+{
+    struct sort_list *list = arg;
+
+    assert(list->count < list->room); /* nobody writes any more */
+    list->slots[list->count++].node = n;
+}
+
+/* Long keys have a family of their own, behind all others: brings them to the end. Returns how many
+ * others there are. */
+static size_t sort_families(struct sort_slot *slots, size_t count)
+{
+    size_t plain = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        struct sort_slot slot = slots[i];
+
+        if (slot.node->key_len > INDEX_PREFIX_MAX)
+            continue;
+        slots[i] = slots[plain];
+        slots[plain++] = slot;
+    }
+    return plain;
+}
+
+int delta_sorted(const struct delta *d, struct delta_item **items, size_t *count)
+{
+    struct sort_list list = {.room = delta_count(d)};
+    struct delta_item *out;
+    size_t plain;
+
+    list.slots = malloc((list.room + 1) * sizeof *list.slots);
+    out = malloc((list.room + 1) * sizeof *out);
+    if (list.slots == NULL || out == NULL) {
+        free(list.slots);
+        free(out);
+        return -ENOMEM;
+    }
+    walk_nodes(d, UINT64_MAX, sort_add, &list);
+    plain = sort_families(list.slots, list.count);
+    sort_slots(list.slots, plain, 0);
+    sort_slots(list.slots + plain, list.count - plain, 0);
+    for (size_t i = 0; i < list.count; i++)
+        item_of(list.slots[i].node, &out[i]);
+    free(list.slots);
+    *items = out;
+    *count = list.count;
+    return 0;
 }

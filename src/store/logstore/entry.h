@@ -1,6 +1,7 @@
 /*
  * entry.h - what the index knows of a key: where its record lies and what guards and expiry need.
  *
+ * Provides: struct entry, and its bytes in a row of the index.
  * Used by:  delta, index, writer, reader, checkpoint.
  * Threads:  plain data.
  */
@@ -8,8 +9,10 @@
 #define LOGSTORE_ENTRY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "base/slice.h"
 #include "store/record.h"
 
 struct entry {
@@ -19,10 +22,18 @@ struct entry {
     uint32_t touch_segment; /* with has_touch: where the newest touch record lies */
     uint32_t touch_offset;
     bool has_touch;
-    enum record_kind kind;  /* put, counter, or delete (a tombstone is an entry too) */
+    enum record_kind kind; /* put, counter, or delete (a tombstone is an entry too) */
     struct stamp base;
-    int64_t expires_ms;     /* the expiry register, 0 = never */
-    uint64_t cas;           /* as clients see it; base.version unless client-chosen or a counter */
+    int64_t expires_ms; /* the expiry register, 0 = never */
+    uint64_t cas;       /* as clients see it; base.version unless client-chosen or a counter */
 };
+
+#define ENTRY_ROW_MAX 51 /* bytes */
+
+/* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. */
+size_t entry_encode(const struct entry *e, unsigned char *out);
+
+/* False if the bytes are no row; *out is then undefined. */
+bool entry_decode(struct slice row, struct entry *out);
 
 #endif

@@ -1,13 +1,16 @@
 /*
- * index.h - the durable index: LMDB, key -> entry, and the checkpoint's position. All of it can be rebuilt from the log.
+ * index.h - the durable index: LMDB, key -> entry, and the checkpoint's position. All of it can be
+ * rebuilt from the log.
  *
- * Provides: struct index (environment), struct index_reader (one per port), index_apply() for checkpoints.
+ * Provides: struct index (environment), struct index_reader (one per port), index_apply() for
+ *           checkpoints.
  * Used by:  logstore's readers, checkpoint, recovery, scans.
  * Threads:  one reader struct belongs to one thread; index_apply() from one thread at a time.
  *
- * LMDB: MDB_NOTLS, MDB_NORDAHEAD, no MDB_WRITEMAP (a full disk must be an error, not SIGBUS), a map of 1 TiB of address
- * space from the start, one reset/renewed read transaction per reader. Index key = byte 1 + key (up to 494 bytes), or
- * byte 2 + the first 494 bytes + XXH3-128 of the whole key, big-endian. The value of an index row is in docs/format.md.
+ * LMDB: MDB_NOTLS, MDB_NORDAHEAD, no MDB_WRITEMAP (a full disk must be an error, not SIGBUS), a map
+ * of 1 TiB of address space from the start, one reset/renewed read transaction per reader. Index
+ * key = byte 1 + key (up to 494 bytes), or byte 2 + the first 494 bytes + XXH3-128 of the whole
+ * key, big-endian. The value of an index row is in docs/format.md.
  */
 #ifndef LOGSTORE_INDEX_H
 #define LOGSTORE_INDEX_H
@@ -20,44 +23,48 @@
 #include "store/logstore/entry.h"
 
 #define INDEX_KEY_MAX 511
+/* Bytes of a key that stand in its index key; longer keys are hashed. */
+#define INDEX_PREFIX_MAX 494
 #define INDEX_VECTORS_MAX (64u * 1024)
 
 /* Where the index stands: it holds everything up to there and nothing behind it. */
 struct index_meta {
     unsigned char store_uuid[16];
     uint64_t history;
-    uint64_t seq;        /* the last record that is in */
-    uint32_t segment;    /* replay goes on in this segment */
-    uint64_t offset;     /* at this byte */
-    uint64_t live_count; /* records that are not tombstones (expired ones count) */
-    uint64_t clock;      /* highest log clock version up to there */
-    struct stamp flush;  /* newest flush in force; version 0: none */
+    uint64_t seq;               /* the last record that is in */
+    uint32_t segment;           /* replay goes on in this segment */
+    uint64_t offset;            /* at this byte */
+    uint64_t live_count;        /* records that are not tombstones (expired ones count) */
+    uint64_t clock;             /* highest log clock version up to there */
+    struct stamp flush;         /* newest flush in force; version 0: none */
     struct stamp flush_pending; /* stamp of the newest delayed flush; version 0: none */
     int64_t flush_pending_ms;   /* its moment */
-    struct slice vectors; /* replication vectors and positions, encoded by the caller */
+    struct slice vectors;       /* replication vectors and positions, encoded by the caller */
 };
 
 struct index;
 struct index_reader;
 
-/* Opens or creates DIR/data.mdb (the directory is made if missing). `readers`: how many index_reader there will be.
- * 0; -EUCLEAN when what is there is not a usable index of this format (rebuild it); other -errno, logged. */
+/* Opens or creates DIR/data.mdb (the directory is made if missing). `readers`: how many
+ * index_reader there will be. 0; -EUCLEAN when what is there is not a usable index of this format
+ * (rebuild it); other -errno, logged. */
 int index_open(const char *dir, unsigned readers, struct index **out);
 void index_close(struct index *index);
 
 /* Removes the files of a closed index. 0 or -errno. */
 int index_remove(const char *dir);
 
-/* The meta of the last index_apply(). 0, -ENOENT on an empty index, -errno. vectors points into `room`
- * (INDEX_VECTORS_MAX bytes). */
+/* The meta of the last index_apply(). 0, -ENOENT on an empty index, -errno. vectors points into
+ * `room` (INDEX_VECTORS_MAX bytes). */
 int index_read_meta(struct index *index, struct index_meta *out, char *room);
 
-/* Puts `count` items, sorted by index_compare_keys(), into the index in durable transactions whose dirty pages stay
- * within a bound; `meta` goes with the last. drop_first: the old contents vanish in the first (a flush). With meta NULL
- * only the rows are put (bulk rebuild). A failure in the middle leaves the old meta with some newer rows, which a
- * repeated replay of the same log mends. 0 or -errno (-ENOSPC ...). */
-int index_apply(struct index *index, const struct delta_item *items, size_t count, const struct index_meta *meta,
-                bool drop_first);
+/* Puts `count` items, sorted by index_compare_keys(), into the index in durable transactions whose
+ * dirty pages stay within a bound; `meta` goes with the last. drop_first: the old contents vanish
+ * in the first (a flush). With meta NULL only the rows are put (bulk rebuild). A failure in the
+ * middle leaves the old meta with some newer rows, which a repeated replay of the same log mends.
+ * 0 or -errno (-ENOSPC ...), logged. */
+int index_apply(struct index *index, const struct delta_item *items, size_t count,
+                const struct index_meta *meta, bool drop_first);
 
 int index_reader_open(struct index *index, struct index_reader **out);
 void index_reader_close(struct index_reader *reader);
@@ -65,9 +72,9 @@ void index_reader_close(struct index_reader *reader);
 /* Fresh transaction, one lookup, reset. 0, -ENOENT, or -errno (-EUCLEAN: the index is broken). */
 int index_find(struct index_reader *reader, struct slice key, struct entry *out);
 
-/* Calls each(index_key, entry, arg) for rows in order, from the first index key >= `from` (as made by index_key()), in
- * one transaction, until each() returns false. Long keys (family 2) appear by their index key: their full key stands in
- * the record. 0 or -errno. */
+/* Calls each(index_key, entry, arg) for rows in order, from the first index key >= `from` (as made
+ * by index_key()), in one transaction, until each() returns false. Long keys (family 2) appear by
+ * their index key: their full key stands in the record. 0 or -errno. */
 int index_walk(struct index_reader *reader, struct slice from,
                bool (*each)(struct slice index_key, const struct entry *e, void *arg), void *arg);
 
@@ -80,7 +87,8 @@ int index_compare_keys(struct slice a, struct slice b);
 /* Rows, and bytes of the file in use. 0 or -errno. */
 int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes);
 
-/* Reads the whole file once in the background of the caller's thread, so that lookups find it in memory. */
+/* Reads the whole file once in the background of the caller's thread, so that lookups find it in
+ * memory. */
 void index_warm(struct index *index);
 
 #endif

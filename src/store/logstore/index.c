@@ -1,0 +1,657 @@
+/*
+ * index.c - the durable index in LMDB.
+ *
+ * Provides: index.h.
+ * Used by:  logstore's readers, checkpoint, recovery, scans.
+ * Threads:  see index.h. LMDB's reader table keeps readers and the one writer independent of each
+ * other.
+ *
+ * The environment has two named databases: "keys" (index key -> row, entry.c) and "meta" (format
+ * number and position, index_format.c); docs/format.md has the tables. LMDB believes what its pages
+ * say. Its header is checked before it is used, its own findings become -EUCLEAN, and a row that
+ * leads to the wrong place is found by the record's checksum and key. Only damage that makes LMDB
+ * stop the program remains: the file is then removed first, so that the next start rebuilds it
+ * instead of stopping again.
+ */
+#include "store/logstore/index.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <lmdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/bytes.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "store/logstore/index_format.h"
+
+enum {
+    FAMILY_PLAIN = 1,
+    FAMILY_HASHED = 2,
+
+    DATABASES_MAX = 8,
+    READERS_SPARE = 4, /* meta, figures, and tools that look from outside */
+
+    /* A transaction holds a copy of every page it changes: at most so many, about 64 MiB, are aimed
+       at ... */
+    DIRTY_PAGES = 16 * 1024,
+    /* ... and at most so many rows, however densely they seem to lie. */
+    TXN_ROWS = 50 * 1000,
+
+    WARM_PIECE = 256 * 1024,
+};
+
+#define FILE_NAME "data.mdb"
+#define LOCK_NAME "lock.mdb"
+#define META_FORMAT "format"
+#define META_POSITION "position"
+
+/* Address space for the map. ThreadSanitizer has no room for a large one. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define INDEX_UNDER_TSAN
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define INDEX_UNDER_TSAN
+#endif
+#ifdef INDEX_UNDER_TSAN
+#define MAP_BYTES ((size_t)1 << 36)
+#else
+#define MAP_BYTES ((size_t)1 << 40)
+#endif
+#define MAP_BYTES_MIN ((size_t)1 << 24)
+
+struct index {
+    MDB_env *env;
+    MDB_dbi keys;
+    MDB_dbi meta;
+    char dir[PATH_MAX];
+    char path[PATH_MAX]; /* of data.mdb */
+};
+
+struct index_reader {
+    struct index *index;
+    MDB_txn *txn; /* reset between calls */
+};
+
+/* LMDB's code as ours. */
+static int errno_of(int rc)
+{
+    switch (rc) {
+    case MDB_SUCCESS: return 0;
+    case MDB_NOTFOUND: return -ENOENT;
+    case MDB_MAP_FULL: return -ENOSPC;
+    case MDB_READERS_FULL: return -EMFILE;
+    case MDB_KEYEXIST: return -EINVAL; /* appended rows were not in order */
+    case MDB_PAGE_NOTFOUND:
+    case MDB_CORRUPTED:
+    case MDB_VERSION_MISMATCH:
+    case MDB_INVALID:
+    case MDB_CURSOR_FULL:
+    case MDB_PAGE_FULL:
+    case MDB_INCOMPATIBLE: return -EUCLEAN;
+    default: return rc > 0 ? -rc : -EIO;
+    }
+}
+
+static MDB_val val_of(const void *data, size_t len)
+{
+    return (MDB_val){.mv_size = len, .mv_data = (void *)(uintptr_t)data};
+}
+
+static struct slice slice_of_val(MDB_val v)
+{
+    return slice_of(v.mv_data, v.mv_size);
+}
+
+/* ---- keys ---- */
+
+size_t index_key(struct slice key, char *out)
+{
+    XXH128_canonical_t hash;
+
+    if (key.len <= INDEX_PREFIX_MAX) {
+        out[0] = FAMILY_PLAIN;
+        if (key.len > 0)
+            memcpy(out + 1, key.ptr, key.len);
+        return 1 + key.len;
+    }
+    XXH128_canonicalFromHash(&hash, XXH3_128bits(key.ptr, key.len)); /* big-endian */
+    out[0] = FAMILY_HASHED;
+    memcpy(out + 1, key.ptr, INDEX_PREFIX_MAX);
+    memcpy(out + 1 + INDEX_PREFIX_MAX, hash.digest, sizeof hash.digest);
+    return INDEX_KEY_MAX;
+}
+
+static int compare_bytes(struct slice a, struct slice b)
+{
+    size_t len = a.len < b.len ? a.len : b.len;
+    int order = len > 0 ? memcmp(a.ptr, b.ptr, len) : 0;
+
+    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+int index_compare_keys(struct slice a, struct slice b)
+{
+    char index_a[INDEX_KEY_MAX];
+    char index_b[INDEX_KEY_MAX];
+
+    if (a.len <= INDEX_PREFIX_MAX && b.len <= INDEX_PREFIX_MAX)
+        return compare_bytes(a, b);
+    return compare_bytes(slice_of(index_a, index_key(a, index_a)),
+                         slice_of(index_b, index_key(b, index_b)));
+}
+
+/* ---- opening ---- */
+
+/* LMDB has found its pages in a state that it cannot go on from, and will stop the program when
+ * this returns. */
+static void on_lmdb_stop(MDB_env *env, const char *message)
+{
+    const struct index *index = mdb_env_get_userctx(env);
+
+    log_error(
+        "index %s is damaged (LMDB: %s): removing it, the next start rebuilds it from the log",
+        index->path, message);
+    io_unlink(index->path);
+}
+
+static int set_paths(struct index *index, const char *dir)
+{
+    int a = snprintf(index->dir, sizeof index->dir, "%s", dir);
+    int b = snprintf(index->path, sizeof index->path, "%s/" FILE_NAME, dir);
+
+    if (a < 0 || b < 0 || (size_t)a >= sizeof index->dir || (size_t)b >= sizeof index->path)
+        return -ENAMETOOLONG;
+    return 0;
+}
+
+/* How much address space the map may take: half of what a process with a limit has. */
+static size_t map_bytes(void)
+{
+    struct rlimit limit;
+    size_t bytes = MAP_BYTES;
+
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        while (bytes > limit.rlim_cur / 2 && bytes > MAP_BYTES_MIN)
+            bytes /= 2;
+    return bytes;
+}
+
+/* One attempt with a map of this size. 0 or LMDB's code; then nothing is left open. */
+static int env_try(struct index *index, unsigned readers, size_t map)
+{
+    MDB_env *env;
+    int dead;
+    int rc = mdb_env_create(&env);
+
+    if (rc != 0)
+        return rc;
+    rc = mdb_env_set_mapsize(env, map);
+    if (rc == 0)
+        rc = mdb_env_set_maxreaders(env, readers + READERS_SPARE);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(env, DATABASES_MAX);
+    if (rc == 0)
+        rc = mdb_env_set_userctx(env, index);
+    if (rc == 0)
+        rc = mdb_env_set_assert(env, on_lmdb_stop);
+    if (rc == 0)
+        rc = mdb_env_open(env, index->dir, MDB_NOTLS | MDB_NORDAHEAD, 0640);
+    if (rc == 0) /* a process that was killed may have left its slots */
+        rc = mdb_reader_check(env, &dead);
+    if (rc != 0) {
+        mdb_env_close(env);
+        return rc;
+    }
+    index->env = env;
+    return 0;
+}
+
+static int env_open(struct index *index, unsigned readers)
+{
+    size_t map = map_bytes();
+    int rc = env_try(index, readers, map);
+
+    while (rc == ENOMEM && map > MAP_BYTES_MIN) {
+        map /= 4;
+        rc = env_try(index, readers, map);
+    }
+    if (rc == 0 && map < MAP_BYTES)
+        log_warn("index %s: address space is limited, it can grow to %zu MiB only", index->path,
+                 map >> 20);
+    return rc;
+}
+
+static int format_write(struct index *index, MDB_txn *txn)
+{
+    unsigned char number[4];
+    MDB_val key = val_of(META_FORMAT, strlen(META_FORMAT));
+    MDB_val value = val_of(number, sizeof number);
+
+    put_u32le(number, INDEX_FORMAT);
+    return mdb_put(txn, index->meta, &key, &value, 0);
+}
+
+/* 0 or LMDB's code; MDB_INCOMPATIBLE if another format's number stands there, or none. */
+static int format_read(struct index *index, MDB_txn *txn)
+{
+    MDB_val key = val_of(META_FORMAT, strlen(META_FORMAT));
+    MDB_val value;
+    int rc = mdb_get(txn, index->meta, &key, &value);
+
+    if (rc == MDB_NOTFOUND)
+        return MDB_INCOMPATIBLE;
+    if (rc == 0 && (value.mv_size != 4 || get_u32le(value.mv_data) != INDEX_FORMAT))
+        return MDB_INCOMPATIBLE;
+    return rc;
+}
+
+/* Opens the two databases; a new file gets them. 0 or LMDB's code. */
+static int databases_open(struct index *index)
+{
+    MDB_stat stat;
+    MDB_txn *txn;
+    bool fresh;
+    int rc = mdb_env_stat(index->env, &stat);
+
+    if (rc != 0)
+        return rc;
+    fresh = stat.ms_entries == 0;
+    rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+    if (rc != 0)
+        return rc;
+    rc = mdb_dbi_open(txn, "keys", fresh ? MDB_CREATE : 0, &index->keys);
+    if (rc == 0)
+        rc = mdb_dbi_open(txn, "meta", fresh ? MDB_CREATE : 0, &index->meta);
+    if (rc == 0)
+        rc = fresh ? format_write(index, txn) : format_read(index, txn);
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc == MDB_NOTFOUND ? MDB_INCOMPATIBLE : rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* 0 or -errno, logged. */
+static int open_checked(struct index *index, unsigned readers)
+{
+    const char *why = NULL;
+    int rc;
+
+    if (mkdir(index->dir, 0750) != 0 && errno != EEXIST)
+        rc = -errno;
+    else
+        rc = index_file_check(index->path, &why);
+    if (rc == 0) {
+        int lmdb = env_open(index, readers);
+
+        if (lmdb == 0)
+            lmdb = databases_open(index);
+        rc = errno_of(lmdb);
+        why = lmdb == MDB_INCOMPATIBLE ? "it has another format" : mdb_strerror(lmdb);
+    }
+    if (rc == -EUCLEAN)
+        log_warn("index %s cannot be used: %s", index->path, why);
+    else if (rc != 0)
+        log_error("cannot open index %s: %s", index->path, strerror(-rc));
+    return rc;
+}
+
+int index_open(const char *dir, unsigned readers, struct index **out)
+{
+    struct index *index = calloc(1, sizeof *index);
+    int rc;
+
+    if (index == NULL)
+        return -ENOMEM;
+    rc = set_paths(index, dir);
+    if (rc == 0)
+        rc = open_checked(index, readers);
+    if (rc != 0) {
+        index_close(index);
+        return rc;
+    }
+    *out = index;
+    return 0;
+}
+
+void index_close(struct index *index)
+{
+    if (index == NULL)
+        return;
+    if (index->env != NULL)
+        mdb_env_close(index->env);
+    free(index);
+}
+
+int index_remove(const char *dir)
+{
+    static const char *const names[] = {FILE_NAME, LOCK_NAME};
+    char path[PATH_MAX];
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        int len = snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        int rc;
+
+        if (len < 0 || (size_t)len >= sizeof path)
+            return -ENAMETOOLONG;
+        rc = io_unlink(path);
+        if (rc != 0 && rc != -ENOENT)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- meta and figures ---- */
+
+/* Row `key` of the meta database. Ends with an open transaction on success: the value lies in its
+ * snapshot. */
+static int meta_get(struct index *index, const char *name, MDB_txn **txn, MDB_val *value)
+{
+    MDB_val key = val_of(name, strlen(name));
+    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, txn);
+
+    if (rc != 0)
+        return errno_of(rc);
+    rc = mdb_get(*txn, index->meta, &key, value);
+    if (rc != 0)
+        mdb_txn_abort(*txn);
+    return errno_of(rc);
+}
+
+int index_read_meta(struct index *index, struct index_meta *out, char *room)
+{
+    MDB_txn *txn;
+    MDB_val value;
+    int rc = meta_get(index, META_POSITION, &txn, &value);
+
+    if (rc != 0)
+        return rc;
+    if (!index_meta_decode(slice_of_val(value), out, room))
+        rc = -EUCLEAN;
+    mdb_txn_abort(txn);
+    return rc;
+}
+
+/* Of the database of keys, as of the last commit. 0 or -errno. */
+static int keys_stat(struct index *index, MDB_stat *out)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &txn);
+
+    if (rc != 0)
+        return errno_of(rc);
+    rc = mdb_stat(txn, index->keys, out);
+    mdb_txn_abort(txn);
+    return errno_of(rc);
+}
+
+/* Bytes up to the end of the last page that was ever used. 0 or -errno. */
+static int used_size(struct index *index, uint64_t *out)
+{
+    MDB_envinfo info;
+    MDB_stat stat;
+    int rc = mdb_env_info(index->env, &info);
+
+    if (rc == 0)
+        rc = mdb_env_stat(index->env, &stat);
+    if (rc != 0)
+        return errno_of(rc);
+    *out = ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
+    return 0;
+}
+
+int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes)
+{
+    MDB_stat stat;
+    int rc = keys_stat(index, &stat);
+
+    if (rc == 0)
+        rc = used_size(index, used_bytes);
+    if (rc == 0)
+        *rows = stat.ms_entries;
+    return rc;
+}
+
+/* ---- checkpoints ---- */
+
+/* Rows of one transaction when `count` sorted rows go into an index with so many leaf pages: count
+ * / leaves of them share a page, if they are spread evenly. */
+static size_t rows_per_txn(size_t count, size_t leaf_pages)
+{
+    size_t per_page = leaf_pages > 0 ? count / leaf_pages : TXN_ROWS;
+
+    if (per_page == 0)
+        per_page = 1;
+    return per_page > TXN_ROWS / DIRTY_PAGES ? TXN_ROWS : per_page * DIRTY_PAGES;
+}
+
+/* True if `first` lies behind all rows: then pages can be filled to the brim, as in a rebuild from
+ * an ordered log. */
+static int lies_behind(MDB_cursor *cursor, struct slice first, bool *out)
+{
+    char buffer[INDEX_KEY_MAX];
+    MDB_val key;
+    MDB_val value;
+    int rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+
+    if (rc == 0)
+        *out = compare_bytes(slice_of_val(key), slice_of(buffer, index_key(first, buffer))) < 0;
+    if (rc == MDB_NOTFOUND) {
+        *out = true;
+        rc = 0;
+    }
+    return rc;
+}
+
+static int put_rows(struct index *index, MDB_txn *txn, const struct delta_item *items, size_t count)
+{
+    bool append = false;
+    MDB_cursor *cursor;
+    int rc;
+
+    if (count == 0)
+        return 0;
+    rc = mdb_cursor_open(txn, index->keys, &cursor);
+    if (rc != 0)
+        return rc;
+    rc = lies_behind(cursor, items[0].key, &append);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        char index_bytes[INDEX_KEY_MAX];
+        unsigned char row[ENTRY_ROW_MAX];
+        MDB_val key = val_of(index_bytes, index_key(items[i].key, index_bytes));
+        MDB_val value = val_of(row, entry_encode(items[i].entry, row));
+
+        rc = mdb_cursor_put(cursor, &key, &value, append ? MDB_APPEND : 0);
+    }
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
+static int put_meta(struct index *index, MDB_txn *txn, const struct index_meta *meta)
+{
+    MDB_val key = val_of(META_POSITION, strlen(META_POSITION));
+    MDB_val value = {.mv_size = index_meta_size(meta)};
+    int rc = mdb_put(txn, index->meta, &key, &value, MDB_RESERVE);
+
+    if (rc == 0)
+        index_meta_encode(meta, value.mv_data);
+    return rc;
+}
+
+/* One durable transaction. 0 or LMDB's code. */
+static int apply_batch(struct index *index, const struct delta_item *items, size_t count,
+                       const struct index_meta *meta, bool drop)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+
+    if (rc != 0)
+        return rc;
+    if (drop)
+        rc = mdb_drop(txn, index->keys, 0);
+    if (rc == 0)
+        rc = put_rows(index, txn, items, count);
+    if (rc == 0 && meta != NULL)
+        rc = put_meta(index, txn, meta);
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* LMDB does not write pages that a transaction took at the end of the file and gave up again, but
+ * counts them. The next open would take the file for a cut one: it is made as long as it says it
+ * is. */
+static int extend_file(struct index *index)
+{
+    uint64_t used;
+    struct stat st;
+    mdb_filehandle_t fd;
+    int rc = used_size(index, &used);
+
+    if (rc != 0)
+        return rc;
+    rc = mdb_env_get_fd(index->env, &fd);
+    if (rc != 0)
+        return errno_of(rc);
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    return (uint64_t)st.st_size < used ? io_truncate(fd, (off_t)used) : 0;
+}
+
+int index_apply(struct index *index, const struct delta_item *items, size_t count,
+                const struct index_meta *meta, bool drop_first)
+{
+    MDB_stat stat = {0};
+    size_t per_txn;
+    size_t done = 0;
+    int rc = keys_stat(index, &stat);
+
+    per_txn = rows_per_txn(count, drop_first ? 0 : stat.ms_leaf_pages);
+    while (rc == 0) {
+        size_t n = count - done < per_txn ? count - done : per_txn;
+        bool last = done + n == count;
+
+        rc = errno_of(
+            apply_batch(index, items + done, n, last ? meta : NULL, drop_first && done == 0));
+        done += n;
+        if (last)
+            break;
+    }
+    if (rc == 0)
+        rc = extend_file(index);
+    if (rc != 0)
+        log_error("cannot write index %s: %s", index->path, strerror(-rc));
+    return rc;
+}
+
+/* ---- readers ---- */
+
+int index_reader_open(struct index *index, struct index_reader **out)
+{
+    struct index_reader *reader = calloc(1, sizeof *reader);
+    int rc;
+
+    if (reader == NULL)
+        return -ENOMEM;
+    rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &reader->txn);
+    if (rc != 0) {
+        log_error("cannot read index %s: %s", index->path, mdb_strerror(rc));
+        free(reader);
+        return errno_of(rc);
+    }
+    mdb_txn_reset(reader->txn);
+    reader->index = index;
+    *out = reader;
+    return 0;
+}
+
+void index_reader_close(struct index_reader *reader)
+{
+    if (reader == NULL)
+        return;
+    mdb_txn_abort(reader->txn);
+    free(reader);
+}
+
+int index_find(struct index_reader *reader, struct slice key, struct entry *out)
+{
+    char buffer[INDEX_KEY_MAX];
+    MDB_val index_bytes = val_of(buffer, index_key(key, buffer));
+    MDB_val row;
+    int rc = mdb_txn_renew(reader->txn);
+
+    if (rc != 0)
+        return errno_of(rc);
+    rc = errno_of(mdb_get(reader->txn, reader->index->keys, &index_bytes, &row));
+    if (rc == 0 && !entry_decode(slice_of_val(row), out))
+        rc = -EUCLEAN;
+    mdb_txn_reset(reader->txn);
+    return rc;
+}
+
+/* Rows from the cursor's first on. 0 or LMDB's code. */
+static int walk_rows(MDB_cursor *cursor, struct slice from,
+                     bool (*each)(struct slice index_key, const struct entry *e, void *arg),
+                     void *arg)
+{
+    MDB_val key = val_of(from.ptr, from.len);
+    MDB_val row;
+    int rc = mdb_cursor_get(cursor, &key, &row, from.len > 0 ? MDB_SET_RANGE : MDB_FIRST);
+
+    while (rc == 0) {
+        struct entry e;
+
+        if (key.mv_size == 0 || key.mv_size > INDEX_KEY_MAX || !entry_decode(slice_of_val(row), &e))
+            return MDB_CORRUPTED;
+        if (!each(slice_of_val(key), &e, arg))
+            return 0;
+        rc = mdb_cursor_get(cursor, &key, &row, MDB_NEXT);
+    }
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+int index_walk(struct index_reader *reader, struct slice from,
+               bool (*each)(struct slice index_key, const struct entry *e, void *arg), void *arg)
+{
+    MDB_cursor *cursor;
+    int rc = mdb_txn_renew(reader->txn);
+
+    if (rc != 0)
+        return errno_of(rc);
+    rc = mdb_cursor_open(reader->txn, reader->index->keys, &cursor);
+    if (rc == 0) {
+        rc = walk_rows(cursor, from, each, arg);
+        mdb_cursor_close(cursor);
+    }
+    mdb_txn_reset(reader->txn);
+    return errno_of(rc);
+}
+
+void index_warm(struct index *index)
+{
+    char *buffer = malloc(WARM_PIECE);
+    int fd = io_open(index->path, O_RDONLY, 0);
+    off_t at = 0;
+    ssize_t n = 1;
+
+    if (buffer != NULL && fd >= 0) {
+        posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+        for (; n > 0; at += n)
+            n = io_read_upto(fd, buffer, WARM_PIECE, at);
+    }
+    if (fd >= 0)
+        close(fd);
+    free(buffer);
+}
