@@ -1,0 +1,75 @@
+"""Fixtures: each makes programs on demand and sees to their end."""
+
+import pytest
+
+import harness
+
+
+def _maker(tmp_path, make):
+    """(function that makes, function that finishes all that were made)"""
+    made = []
+
+    def factory(*args, **kwargs):
+        directory = tmp_path / f"{make.__name__.lower()}{len(made)}"
+        made.append(make(directory, *args, **kwargs))
+        return made[-1]
+
+    def finish():
+        errors = []
+        for process in reversed(made):
+            try:
+                process.finish()
+            except AssertionError as error:
+                errors.append(str(error))
+            finally:
+                process.kill()
+        assert not errors, "\n".join(errors)
+
+    return factory, finish
+
+
+@pytest.fixture
+def new_server(tmp_path):
+    """new_server(*options) -> harness.Server, not yet started."""
+    factory, finish = _maker(tmp_path, harness.Server)
+    yield factory
+    finish()
+
+
+@pytest.fixture
+def server(new_server):
+    """A running ttserver with default options."""
+    return new_server().start()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory):
+    """One running ttserver for the tests of a file that do not disturb each other."""
+    one = harness.Server(tmp_path_factory.mktemp("shared")).start()
+    yield one
+    try:
+        one.finish()
+    finally:
+        one.kill()
+
+
+@pytest.fixture(scope="module")
+def shared_memcached(tmp_path_factory):
+    """Debian's memcached: what holds for both servers proves the test."""
+    one = harness.Memcached(tmp_path_factory.mktemp("memcached")).start()
+    yield one
+    one.finish()
+
+
+@pytest.fixture
+def new_nginx(tmp_path):
+    factory, finish = _maker(tmp_path, harness.Nginx)
+    yield factory
+    finish()
+
+
+@pytest.fixture
+def new_php(tmp_path):
+    factory, finish = _maker(tmp_path, harness.PhpServer)
+    yield factory
+    finish()
