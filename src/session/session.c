@@ -168,6 +168,7 @@ static void session_worker_stop(struct worker *w)
         return; /* worker_start() failed */
     finish_port(w, context->port);
     store_port_close(context->port);
+    http_worker_free(context->http);
     worker_set_context(w, NULL);
     free(context);
 }

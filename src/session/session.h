@@ -41,7 +41,11 @@ struct session_worker {
     struct store_port *port;
     struct counters *counters;
     struct budget *budget;
+    struct http_worker *http; /* http_reply.c's own; NULL until there is an HTTP connection */
 };
+
+/* Frees what HTTP kept with the worker; NULL is fine. */
+void http_worker_free(struct http_worker *http);
 
 /* One protocol. The calls have the meaning of struct net_ops; open() makes the state with conn_set_session(): its first
  * member must be struct session. 0 or -ENOMEM. */

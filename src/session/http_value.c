@@ -1,0 +1,313 @@
+/*
+ * http_value.c - GET and HEAD of a value.
+ *
+ * Provides: http_value_get().
+ * Used by:  http_session.c.
+ * Threads:  the connection's worker.
+ *
+ * The fast path is one store_get() that answers at once, one head and value written side by side
+ * into the output. A read that has to wait for the disk keeps all it needs in struct http_get,
+ * since the input it came from goes away.
+ */
+#include <stdlib.h>
+
+#include "base/buf.h"
+#include "command/command.h"
+#include "proto/mime.h"
+#include "session/http_session.h"
+
+/* A spare's text longer than this is not kept. */
+#define SPARE_TEXT_MAX 4096
+
+struct http_get {
+    struct store_get get;
+    struct http_session *session; /* NULL: the connection is gone */
+    struct http_worker *http;
+    struct slice none_match; /* If-None-Match; ptr NULL: absent */
+    int64_t since_s;         /* If-Modified-Since; -1: absent */
+    struct buf text;         /* the key, and behind it none_match */
+};
+
+static void get_free(struct http_get *g)
+{
+    buf_free(&g->text);
+    free(g);
+}
+
+void http_value_free_spare(struct http_get *spare)
+{
+    if (spare != NULL)
+        get_free(spare);
+}
+
+/* Keeps the memory for the next read, if that is short of one. */
+static void get_give_back(struct http_get *g)
+{
+    if (g->http->spare != NULL || g->text.cap > SPARE_TEXT_MAX)
+        get_free(g);
+    else
+        g->http->spare = g;
+}
+
+/* The connection is gone, the read is not: get_done() frees it. */
+static void get_drop(void *work)
+{
+    ((struct http_get *)work)->session = NULL;
+}
+
+static void get_done(struct store_get *get);
+
+/* A read of this key; NULL without memory. */
+static struct http_get *get_make(struct http_session *s, struct slice key,
+                                 const struct http_request *r)
+{
+    struct http_worker *http = s->worker->http;
+    struct http_get *g = http->spare;
+    struct slice none_match = r->field[HTTP_FIELD_IF_NONE_MATCH];
+    struct slice since = r->field[HTTP_FIELD_IF_MODIFIED_SINCE];
+
+    http->spare = NULL;
+    if (g == NULL)
+        g = calloc(1, sizeof(*g));
+    if (g == NULL)
+        return NULL;
+    g->text.len = 0;
+    if (buf_reserve(&g->text, key.len + none_match.len + 1) != 0) {
+        get_free(g);
+        return NULL;
+    }
+    buf_add_slice(&g->text, key);
+    buf_add_slice(&g->text, none_match);
+    g->http = http;
+    g->session = s;
+    g->none_match =
+        none_match.ptr == NULL ? none_match : slice_of(g->text.data + key.len, none_match.len);
+    /* RFC 9110: a date counts only if there is no list of tags. */
+    if (none_match.ptr != NULL || since.ptr == NULL || !http_date_parse(since, &g->since_s))
+        g->since_s = -1;
+    g->get.key = slice_of(g->text.data, key.len);
+    g->get.head_only = r->verb == HTTP_VERB_HEAD;
+    g->get.done = get_done;
+    g->get.owner = g;
+    return g;
+}
+
+/* ---- what a record says of itself ---- */
+
+static char *put_hex(char *at, uint64_t value, unsigned digits)
+{
+    for (unsigned i = digits; i > 0; i--, value >>= 4)
+        at[i - 1] = "0123456789abcdef"[value & 15];
+    return at + digits;
+}
+
+/* The stamp that set the value, which no other write ever has. A counter changes without a new
+ * base: its cas does. */
+static struct slice etag_of(const struct record *rec, char out[HTTP_ETAG_MAX])
+{
+    char *at = out;
+
+    *at++ = '"';
+    if (rec->kind == RECORD_COUNTER) {
+        at = put_hex(at, record_cas(rec), 16);
+    } else {
+        at = put_hex(at, rec->base.version, 16);
+        at = put_hex(at, rec->base.node, 4);
+        at = put_hex(at, rec->base.epoch, 8);
+    }
+    *at++ = '"';
+    return slice_of(out, (size_t)(at - out));
+}
+
+/* When the value became what it is, Unix seconds. */
+static int64_t modified_s_of(const struct record *rec)
+{
+    uint64_t newest = rec->base.version;
+
+    if (rec->kind == RECORD_COUNTER) {
+        for (unsigned i = 0; i < rec->slot_count; i++) {
+            if (rec->slots[i].stamp.version > newest)
+                newest = rec->slots[i].stamp.version;
+        }
+    }
+    return (int64_t)((newest >> 16) / 1000);
+}
+
+static struct slice type_of(const struct http_get *g)
+{
+    struct slice type;
+
+    if (attr_find(g->get.rec.attrs, ATTR_CONTENT_TYPE, &type) && http_type_is_valid(type))
+        return type;
+    return mime_of_key(g->get.key);
+}
+
+/* ---- replies ---- */
+
+static bool is_unchanged(const struct http_get *g, const struct http_reply *r)
+{
+    if (g->none_match.ptr != NULL)
+        return http_etag_listed(g->none_match, r->etag);
+    return g->since_s >= 0 && r->modified_s <= g->since_s;
+}
+
+/* Sends the value behind its head, and gives up what the read holds. */
+static void send_value(struct http_session *s, struct http_get *g, struct http_reply *r,
+                       struct slice shown)
+{
+    bool from_file = g->get.file_fd >= 0;
+    bool copied = !from_file && shown.len <= STORE_INLINE_MAX;
+    char *room = conn_room(s->conn, HTTP_REPLY_MAX + (copied ? shown.len : 0));
+    size_t len;
+
+    if (room == NULL) {
+        store_get_release(&g->get);
+        return;
+    }
+    r->length = from_file ? g->get.value_bytes : shown.len;
+    len = http_reply_format(room, r);
+    if (copied && shown.len > 0)
+        memcpy(room + len, shown.ptr, shown.len);
+    conn_commit(s->conn, len + (copied ? shown.len : 0));
+    if (copied) {
+        store_get_release(&g->get);
+    } else if (from_file) {
+        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length, store_hold_release,
+                        store_get_take_hold(&g->get));
+    } else {
+        conn_write_memory(s->conn, shown.ptr, shown.len, store_hold_release,
+                          store_get_take_hold(&g->get));
+    }
+}
+
+static void send_head_only(struct http_session *s, struct http_get *g, const struct http_reply *r)
+{
+    char *room = conn_room(s->conn, HTTP_REPLY_MAX);
+
+    if (room != NULL)
+        conn_commit(s->conn, http_reply_format(room, r));
+    store_get_release(&g->get);
+}
+
+static void reply_found(struct http_session *s, struct http_get *g)
+{
+    struct http_reply r = http_reply_begin(s, 200);
+    char etag[HTTP_ETAG_MAX];
+    char number[NUM_TEXT_MAX];
+    struct slice shown =
+        g->get.head_only ? slice_of(NULL, 0) : command_shown_value(&g->get.rec, number);
+
+    r.etag = etag_of(&g->get.rec, etag);
+    r.modified_s = modified_s_of(&g->get.rec);
+    if (r.modified_s > s->worker->http->date_s)
+        r.modified_s = s->worker->http->date_s; /* another server's clock may run ahead */
+    r.is_value = true;
+    if (is_unchanged(g, &r)) {
+        r.status = 304;
+        r.no_length = true;
+        send_head_only(s, g, &r);
+        return;
+    }
+    r.type = type_of(g);
+    if (!s->is_head) {
+        send_value(s, g, &r, shown);
+        return;
+    }
+    r.length = g->get.head_only ? g->get.value_bytes : shown.len;
+    send_head_only(s, g, &r);
+}
+
+/* Nothing is stored under "/": whoever looks there is told what this is. */
+static void reply_root(struct http_session *s)
+{
+    static const char text[] = "This is ttserver, a key-value store.\n"
+                               "Store a value:  curl -T FILE http://HOST:PORT/KEY\n"
+                               "Fetch it:       curl http://HOST:PORT/KEY\n"
+                               "Delete it:      curl -X DELETE http://HOST:PORT/KEY\n"
+                               "The same port speaks memcached's protocol.\n"
+                               "State: /-/ready   Figures: /-/metrics   Keys: /-/keys\n";
+    struct http_reply r = http_reply_begin(s, 200);
+
+    r.type = slice_str("text/plain");
+    http_reply_body(s, &r, slice_str(text));
+}
+
+static void reply_result(struct http_session *s, struct http_get *g)
+{
+    struct counters *counters = s->worker->counters;
+
+    if (g->get.cold)
+        counter_add(counters, COUNTER_GET_COLD, 1);
+    if (g->get.status == STORE_OK) {
+        counter_add(counters, COUNTER_GET_HITS, 1);
+        reply_found(s, g);
+        http_answered(s);
+        return;
+    }
+    if (g->get.status == STORE_NOT_FOUND) {
+        counter_add(counters, COUNTER_GET_MISSES, 1);
+        if (g->get.expired)
+            counter_add(counters, COUNTER_GET_EXPIRED, 1);
+    }
+    if (g->get.status == STORE_NOT_FOUND && g->get.key.len == 0)
+        reply_root(s);
+    else
+        http_reply_failure(s, g->get.status);
+}
+
+/* A HEAD read only what is beside the value, but the length of a counter is that of the number it
+ * shows. */
+static bool needs_value(const struct http_get *g)
+{
+    return g->get.status == STORE_OK && g->get.head_only && g->get.rec.kind == RECORD_COUNTER;
+}
+
+/* Reads. False: done() will come. */
+static bool get_run(struct http_session *s, struct http_get *g)
+{
+    if (!store_get(s->worker->port, &g->get))
+        return false;
+    if (!needs_value(g))
+        return true;
+    store_get_release(&g->get);
+    g->get.head_only = false;
+    return store_get(s->worker->port, &g->get);
+}
+
+static void get_done(struct store_get *get)
+{
+    struct http_get *g = get->owner;
+    struct http_session *s = g->session;
+
+    if (s == NULL) {
+        if (get->status == STORE_OK)
+            store_get_release(get);
+        get_free(g);
+        return;
+    }
+    if (needs_value(g)) {
+        store_get_release(get);
+        get->head_only = false;
+        if (!store_get(s->worker->port, get))
+            return;
+    }
+    reply_result(s, g);
+    get_give_back(g);
+}
+
+void http_value_get(struct http_session *s, struct slice key, const struct http_request *r)
+{
+    struct http_get *g = get_make(s, key, r);
+
+    counter_add(s->worker->counters, COUNTER_CMD_GET, 1);
+    if (g == NULL) {
+        http_reply_failure(s, STORE_NO_MEMORY);
+        return;
+    }
+    if (!get_run(s, g)) {
+        http_wait(s, g, get_drop);
+        return;
+    }
+    reply_result(s, g);
+    get_give_back(g);
+}
