@@ -22,6 +22,8 @@ build  pkg-config          command pkg-config
 build  liblmdb-dev         library lmdb
 build  libxxhash-dev       library libxxhash
 build  liburing-dev        library liburing
+build  libcurl4-openssl-dev  library libcurl
+build  curl                command curl
 build  node-llhttp         file /usr/share/llhttp/llhttp.c
 test   libcmocka-dev       library cmocka
 test   python3             command /usr/bin/python3
@@ -38,7 +40,6 @@ test   php-gd              php gd
 test   nginx               command nginx
 test   memcached           command memcached
 test   libmemcached-tools  command memccapable
-test   curl                command curl
 test   clang               command clang
 test   llvm                command llvm-symbolizer
 test   libclang-rt-dev     fuzzer -
