@@ -16,13 +16,18 @@
 /* How many ports address_next_free() tries. */
 enum { NEXT_FREE_TRIES = 200 };
 
+static bool is_every_address(const char *host)
+{
+    return strcmp(host, "*") == 0;
+}
+
 static int resolve(const char *host, uint16_t port, struct addrinfo **out)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     char service[8];
 
     snprintf(service, sizeof(service), "%u", port);
-    return getaddrinfo(host, service, &hints, out);
+    return getaddrinfo(is_every_address(host) ? NULL : host, service, &hints, out);
 }
 
 int address_resolve(const char *host, uint16_t port, struct addrinfo **out)
@@ -81,16 +86,25 @@ static int probe_one(const struct addrinfo *address)
     return rc;
 }
 
+/* A name may stand for addresses that this machine does not have, IPv6 for example. */
+static bool is_absent(int rc)
+{
+    return rc == -EAFNOSUPPORT || rc == -EADDRNOTAVAIL;
+}
+
 int address_probe(const struct addrinfo *list)
 {
+    int result = -EADDRNOTAVAIL;
+
     for (; list != NULL; list = list->ai_next) {
         int rc = probe_one(list);
 
-        /* A name may have an IPv6 address on a machine without IPv6: not what is asked here. */
-        if (rc != 0 && rc != -EAFNOSUPPORT)
+        if (rc == 0)
+            result = 0;
+        else if (!is_absent(rc))
             return rc;
     }
-    return 0;
+    return result;
 }
 
 uint16_t address_next_free(const char *host, uint16_t port)
@@ -122,6 +136,8 @@ const char *address_for_clients(const char *host)
     struct in6_addr v6;
     struct in_addr v4;
 
+    if (is_every_address(host))
+        return "127.0.0.1";
     if (inet_pton(AF_INET, host, &v4) == 1 && v4.s_addr == htonl(INADDR_ANY))
         return "127.0.0.1";
     if (inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&v6))

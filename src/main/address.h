@@ -17,13 +17,15 @@
 /* "[" + an IPv6 address with its scope + "]:65535" + NUL fits. */
 #define ADDRESS_TEXT_MAX 300
 
-/* All addresses of the host, for freeaddrinfo(). 0, or -1 with the reason logged. */
+/* All addresses of the host ("*": every address of the machine), for freeaddrinfo(). 0, or -1 with
+ * the reason logged. */
 int address_resolve(const char *host, uint16_t port, struct addrinfo **out);
 
 /* True if every address can be reached from this machine only. */
 bool address_is_loopback(const struct addrinfo *list);
 
-/* Tries to bind each address, and lets go again. 0, or -errno of the first that fails. A socket
+/* Tries to bind each address, and lets go again. 0, or -errno of the first that fails; addresses
+ * that this machine does not have count only if there is no other. A socket
  * that another server is still about to listen on is not seen: net_open() looks once more. */
 int address_probe(const struct addrinfo *list);
 
@@ -33,8 +35,8 @@ uint16_t address_next_free(const char *host, uint16_t port);
 /* "HOST:PORT", with brackets around an IPv6 address. */
 void address_text(const char *host, uint16_t port, char *out, size_t room);
 
-/* The host as a client on this machine reaches it: 127.0.0.1 for 0.0.0.0, ::1 for ::, else the host
- * itself. */
+/* The host as a client on this machine reaches it: 127.0.0.1 for * and 0.0.0.0, ::1 for ::, else
+ * the host itself. */
 const char *address_for_clients(const char *host);
 
 #endif

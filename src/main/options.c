@@ -41,7 +41,7 @@
 const struct option_spec option_table[] = {
     {.name = "-host", .argument = "A", .group = GROUP_NETWORK,
      .type = OPTION_TEXT, .field = FIELD(host), .min = 1, .max = 255, .preset = "127.0.0.1",
-     .help = "address or name to listen on"},
+     .help = "address or name to listen on; *: all of this machine's"},
     {.name = "-port", .argument = "N", .group = GROUP_NETWORK,
      .type = OPTION_NUMBER, .field = FIELD(port), .min = 0, .max = 65535, .preset = "1978",
      .help = "TCP port for all protocols; 0: none, only a unix socket"},

@@ -147,8 +147,10 @@ static int open_net(struct server *server)
     };
     int rc = net_open(&config, &server->net);
 
+    /* Another server may have come first since the port was looked at. (A taken unix socket has
+     * been logged; then the port is found free again.) */
     if (rc == -EADDRINUSE)
-        say_port_in_use(options);
+        check_address(options);
     if (rc != 0)
         return rc;
     server->app.net = server->net;
