@@ -150,11 +150,11 @@ static enum wire_status resp_reply(struct slice in, const struct wire_request *r
         out->kind = WIRE_STORED;
     } else if (!request->writes && slice_is(line, "$-1")) {
         out->kind = WIRE_MISS;
+    } else if (slice_starts(line, slice_str("-"))) {
+        out->kind = WIRE_REFUSED;
     } else if (!request->writes && take(&line, slice_str("$")) && parse_u64(line, &out->body_len)) {
         out->kind = WIRE_VALUE;
         out->tail = slice_str(CRLF);
-    } else if (slice_starts(line, slice_str("-"))) {
-        out->kind = WIRE_REFUSED;
     } else {
         return WIRE_BAD;
     }
