@@ -20,7 +20,7 @@ build/release/build.ninja:
 # Only what building needs is installed; the rest of the output is ttserver's own.
 run:
 	@scripts/setup.sh build
-	@scripts/run.sh "$(PORT)" "$(DATA)"
+	@exec scripts/run.sh "$(PORT)" "$(DATA)"
 
 deps:
 	@scripts/setup.sh all

@@ -33,7 +33,7 @@ mkdir -p build
 if ! [ -e build/ttserver ]; then
     echo "building ttserver (log: build/build.log) ..." >&2
 fi
-if ! make --no-print-directory -s all >build/build.log 2>&1; then
+if ! "${MAKE:-make}" --no-print-directory -s all >build/build.log 2>&1; then
     cat build/build.log >&2
     echo "the build failed" >&2
     exit 1
@@ -45,8 +45,8 @@ if [ "$free" != "$port" ]; then
     exit 1
 fi
 
-# Job control puts ttserver into the terminal's foreground alone: Ctrl-C reaches it and not make, so that a clean stop
-# is exit 0 of make too. Should this shell be killed, the kernel ends ttserver.
-set -m
+# At a terminal, job control puts ttserver into the foreground alone: Ctrl-C reaches it and not make, so that a clean
+# stop is exit 0 of make too. Should this shell be killed, the kernel ends ttserver.
+[ -t 0 ] && set -m
 setpriv --pdeathsig TERM build/ttserver -host 127.0.0.1 -port "$port" "$data"
 exit $?
