@@ -34,7 +34,7 @@ static void print_tcp_lines(const struct options *options)
         "\nTry it with memcached's protocol and with HTTP, from another terminal:\n"
         "  bash -c 'exec 3<>/dev/tcp/%s/%u; "
         "printf \"set greeting 0 0 5\\r\\nhello\\r\\nget greeting\\r\\nquit\\r\\n\" >&3; cat <&3'\n"
-        "  echo '<h1>Hello</h1>' | curl -T - http://%s/hello.html\n"
+        "  echo '<h1>Hello</h1>' | curl -sT - http://%s/hello.html\n"
         "  curl -i http://%s/hello.html\n",
         host, port, url, url);
 }
@@ -42,7 +42,7 @@ static void print_tcp_lines(const struct options *options)
 static void print_unix_lines(const char *path)
 {
     printf("\nTry it with HTTP, from another terminal:\n"
-           "  echo '<h1>Hello</h1>' | curl -T - --unix-socket '%s' http://localhost/hello.html\n"
+           "  echo '<h1>Hello</h1>' | curl -sT - --unix-socket '%s' http://localhost/hello.html\n"
            "  curl -i --unix-socket '%s' http://localhost/hello.html\n",
            path, path);
 }
@@ -74,11 +74,11 @@ void banner_ready(const struct server *server)
 
     if (options->port != 0)
         address_text(options->host, net_port(server->net), address, sizeof(address));
-    if (options->log_path == NULL)
-        print_banner(server, address);
     log_info(
         "ready address=%s unix=%s data=%s sync=%s records=%llu threads=%u max_conns=%u pid=%ld",
         address, options->unix_path != NULL ? options->unix_path : "none", server->data_dir,
         server->sync_text, (unsigned long long)store_count(server->store), server->app.threads,
         server->app.max_conns, (long)getpid());
+    if (options->log_path == NULL)
+        print_banner(server, address);
 }
