@@ -7,11 +7,13 @@
  * other.
  *
  * The environment has two named databases: "keys" (index key -> row, entry.c) and "meta" (format
- * number and position, index_format.c); docs/format.md has the tables. LMDB believes what its pages
- * say. Its header is checked before it is used, its own findings become -EUCLEAN, and a row that
- * leads to the wrong place is found by the record's checksum and key. Only damage that makes LMDB
- * stop the program remains: the file is then removed first, so that the next start rebuilds it
- * instead of stopping again.
+ * number and position, index_format.c); docs/format.md has the tables.
+ *
+ * LMDB believes what its pages say. Its header is checked before it is used; its own findings become
+ * -EUCLEAN; a row that leads to the wrong place is found by the record's checksum and key. Where LMDB
+ * would stop the program because a page makes no sense, a read is left by a jump instead (it holds
+ * no lock, so nothing is left behind). Whenever damage is found the file is removed, so that the
+ * next start rebuilds it instead of finding it again.
  */
 #include "store/logstore/index.h"
 
@@ -20,6 +22,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <lmdb.h>
+#include <setjmp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +77,7 @@ struct index {
     MDB_env *env;
     MDB_dbi keys;
     MDB_dbi meta;
+    _Atomic bool condemned; /* damage was found and logged, the file is removed */
     char dir[PATH_MAX];
     char path[PATH_MAX]; /* of data.mdb */
 };
@@ -110,6 +115,51 @@ static MDB_val val_of(const void *data, size_t len)
 static struct slice slice_of_val(MDB_val v)
 {
     return slice_of(v.mv_data, v.mv_size);
+}
+
+/* ---- damage ---- */
+
+/* Where a read of this thread goes on when LMDB wants to stop the program; NULL: nowhere. */
+static _Thread_local jmp_buf *rescue;
+
+static void condemn(struct index *index, const char *why)
+{
+    if (atomic_exchange_explicit(&index->condemned, true, memory_order_relaxed))
+        return;
+    log_error("index %s is damaged (%s): it is removed, the next start rebuilds it from the log",
+              index->path, why);
+    io_unlink(index->path);
+}
+
+/* The result of an operation as our error. */
+static int settle(struct index *index, int lmdb)
+{
+    int rc = errno_of(lmdb);
+
+    if (rc == -EUCLEAN)
+        condemn(index, mdb_strerror(lmdb));
+    return rc;
+}
+
+/* LMDB has found pages that make no sense, and ends the program when this returns. */
+static void on_lmdb_stop(MDB_env *env, const char *message)
+{
+    condemn(mdb_env_get_userctx(env), message);
+    if (rescue != NULL)
+        longjmp(*rescue, 1);
+}
+
+/* Runs a read; `run` returns LMDB's code. Its transaction can be reset afterwards whatever came. */
+static int run_read(int (*run)(void *arg), void *arg)
+{
+    jmp_buf *outer = rescue; /* a walk's each() may look up other rows */
+    jmp_buf here;
+    int lmdb;
+
+    rescue = &here;
+    lmdb = _setjmp(here) == 0 ? run(arg) : MDB_CORRUPTED;
+    rescue = outer;
+    return lmdb;
 }
 
 /* ---- keys ---- */
@@ -151,18 +201,6 @@ int index_compare_keys(struct slice a, struct slice b)
 }
 
 /* ---- opening ---- */
-
-/* LMDB has found its pages in a state that it cannot go on from, and will stop the program when
- * this returns. */
-static void on_lmdb_stop(MDB_env *env, const char *message)
-{
-    const struct index *index = mdb_env_get_userctx(env);
-
-    log_error(
-        "index %s is damaged (LMDB: %s): removing it, the next start rebuilds it from the log",
-        index->path, message);
-    io_unlink(index->path);
-}
 
 static int set_paths(struct index *index, const char *dir)
 {
@@ -353,32 +391,34 @@ int index_remove(const char *dir)
 
 /* ---- meta and figures ---- */
 
-/* Row `key` of the meta database. Ends with an open transaction on success: the value lies in its
- * snapshot. */
-static int meta_get(struct index *index, const char *name, MDB_txn **txn, MDB_val *value)
-{
-    MDB_val key = val_of(name, strlen(name));
-    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, txn);
+struct meta_read {
+    struct index *index;
+    MDB_txn *txn;
+    struct index_meta *out;
+    char *room;
+};
 
-    if (rc != 0)
-        return errno_of(rc);
-    rc = mdb_get(*txn, index->meta, &key, value);
-    if (rc != 0)
-        mdb_txn_abort(*txn);
-    return errno_of(rc);
+static int read_meta(void *arg)
+{
+    struct meta_read *r = arg;
+    MDB_val key = val_of(META_POSITION, strlen(META_POSITION));
+    MDB_val value;
+    int rc = mdb_get(r->txn, r->index->meta, &key, &value);
+
+    if (rc == 0 && !index_meta_decode(slice_of_val(value), r->out, r->room))
+        rc = MDB_CORRUPTED;
+    return rc;
 }
 
 int index_read_meta(struct index *index, struct index_meta *out, char *room)
 {
-    MDB_txn *txn;
-    MDB_val value;
-    int rc = meta_get(index, META_POSITION, &txn, &value);
+    struct meta_read r = {.index = index, .out = out, .room = room};
+    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &r.txn);
 
     if (rc != 0)
-        return rc;
-    if (!index_meta_decode(slice_of_val(value), out, room))
-        rc = -EUCLEAN;
-    mdb_txn_abort(txn);
+        return errno_of(rc);
+    rc = settle(index, run_read(read_meta, &r));
+    mdb_txn_abort(r.txn);
     return rc;
 }
 
@@ -585,39 +625,59 @@ void index_reader_close(struct index_reader *reader)
     free(reader);
 }
 
+struct find {
+    struct index_reader *reader;
+    struct slice key;
+    struct entry *out;
+};
+
+static int find_row(void *arg)
+{
+    const struct find *f = arg;
+    char buffer[INDEX_KEY_MAX];
+    MDB_val key = val_of(buffer, index_key(f->key, buffer));
+    MDB_val row;
+    int rc = mdb_get(f->reader->txn, f->reader->index->keys, &key, &row);
+
+    if (rc == 0 && !entry_decode(slice_of_val(row), f->out))
+        rc = MDB_CORRUPTED;
+    return rc;
+}
+
 int index_find(struct index_reader *reader, struct slice key, struct entry *out)
 {
-    char buffer[INDEX_KEY_MAX];
-    MDB_val index_bytes = val_of(buffer, index_key(key, buffer));
-    MDB_val row;
+    struct find f = {reader, key, out};
     int rc = mdb_txn_renew(reader->txn);
 
     if (rc != 0)
         return errno_of(rc);
-    rc = errno_of(mdb_get(reader->txn, reader->index->keys, &index_bytes, &row));
-    if (rc == 0 && !entry_decode(slice_of_val(row), out))
-        rc = -EUCLEAN;
+    rc = settle(reader->index, run_read(find_row, &f));
     mdb_txn_reset(reader->txn);
     return rc;
 }
 
-/* Rows from the cursor's first on. 0 or LMDB's code. */
-static int walk_rows(MDB_cursor *cursor, struct slice from,
-                     bool (*each)(struct slice index_key, const struct entry *e, void *arg),
-                     void *arg)
+struct walk {
+    MDB_cursor *cursor;
+    struct slice from;
+    bool (*each)(struct slice index_key, const struct entry *e, void *arg);
+    void *arg;
+};
+
+static int walk_rows(void *arg)
 {
-    MDB_val key = val_of(from.ptr, from.len);
+    const struct walk *w = arg;
+    MDB_val key = val_of(w->from.ptr, w->from.len);
     MDB_val row;
-    int rc = mdb_cursor_get(cursor, &key, &row, from.len > 0 ? MDB_SET_RANGE : MDB_FIRST);
+    int rc = mdb_cursor_get(w->cursor, &key, &row, w->from.len > 0 ? MDB_SET_RANGE : MDB_FIRST);
 
     while (rc == 0) {
         struct entry e;
 
         if (key.mv_size == 0 || key.mv_size > INDEX_KEY_MAX || !entry_decode(slice_of_val(row), &e))
             return MDB_CORRUPTED;
-        if (!each(slice_of_val(key), &e, arg))
+        if (!w->each(slice_of_val(key), &e, w->arg))
             return 0;
-        rc = mdb_cursor_get(cursor, &key, &row, MDB_NEXT);
+        rc = mdb_cursor_get(w->cursor, &key, &row, MDB_NEXT);
     }
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
@@ -625,18 +685,18 @@ static int walk_rows(MDB_cursor *cursor, struct slice from,
 int index_walk(struct index_reader *reader, struct slice from,
                bool (*each)(struct slice index_key, const struct entry *e, void *arg), void *arg)
 {
-    MDB_cursor *cursor;
+    struct walk w = {.from = from, .each = each, .arg = arg};
     int rc = mdb_txn_renew(reader->txn);
 
     if (rc != 0)
         return errno_of(rc);
-    rc = mdb_cursor_open(reader->txn, reader->index->keys, &cursor);
+    rc = mdb_cursor_open(reader->txn, reader->index->keys, &w.cursor);
     if (rc == 0) {
-        rc = walk_rows(cursor, from, each, arg);
-        mdb_cursor_close(cursor);
+        rc = run_read(walk_rows, &w);
+        mdb_cursor_close(w.cursor);
     }
     mdb_txn_reset(reader->txn);
-    return errno_of(rc);
+    return settle(reader->index, rc);
 }
 
 void index_warm(struct index *index)
