@@ -91,7 +91,7 @@ def count_meson(where):
             text = (test.get("stdout") or "") + (test.get("stderr") or "")
             bad = sorted(set(re.findall(r"^\[  FAILED  \] (?!\d+ test)(\S+)", text, re.M)))
             passed += len(re.findall(r"^\[       OK \] ", text, re.M))
-            skipped += len(re.findall(r"^\[  SKIPPED \] (?!\d+ test)", text, re.M))
+            skipped += len(set(re.findall(r"^\[  SKIPPED \] (?!\d+ test)(\S+)", text, re.M)))
             if test["result"] not in ("OK", "SKIP") and not bad:
                 bad = [test["result"]]  # a crash, a leak, the time limit
             failed += len(bad)
@@ -186,10 +186,11 @@ def sanitizer_options(part):
     }
 
 
-def run_unit(build_name, part, extra):
+def run_unit(build_name, part, args=(), prefix=()):
     path = os.path.join(BUILD, build_name)
-    test = ["meson", "test", "-C", path, "--no-rebuild", "--print-errorlogs", "-t", "3"]
-    run_part(part, [test + extra], 600, count_meson, {"UBSAN_OPTIONS": "print_stacktrace=1"}, build=path)
+    command = list(prefix) + ["meson", "test", "-C", path, "--no-rebuild", "--print-errorlogs", "-t", "3"]
+    env = {"UBSAN_OPTIONS": "print_stacktrace=1"}
+    run_part(part, [command + list(args)], 600, count_meson, env, build=path)
 
 
 def run_pytest(build_name, part, args, limit, prefix=()):
@@ -202,7 +203,7 @@ def run_pytest(build_name, part, args, limit, prefix=()):
 def lane_asan():
     options = ["-Dbuildtype=debug", "-Doptimization=1", "-Db_sanitize=address,undefined"]
     if build("asan", options, {"CC": "gcc"}):
-        run_unit("asan", "asan unit", [])
+        run_unit("asan", "asan unit")
         run_pytest("asan", "asan e2e", ["tests/e2e"], 1200)
 
 
@@ -213,12 +214,8 @@ def lane_tsan():
         fixed = ["setarch", "-R"]
         if subprocess.call(fixed + ["true"], stderr=subprocess.DEVNULL) != 0:
             fixed = []
-        run_unit("tsan", "tsan unit", ["--suite", "concurrent"] + wrap_option(fixed))
+        run_unit("tsan", "tsan unit", ["--suite", "concurrent"], fixed)
         run_pytest("tsan", "tsan e2e", ["-m", "tsan", "tests/e2e"], 900, fixed)
-
-
-def wrap_option(words):
-    return ["--wrap", " ".join(words)] if words else []
 
 
 def lane_fuzz():
