@@ -234,6 +234,9 @@ def run_fuzz_target(program):
     os.makedirs(found, exist_ok=True)
     command = [program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"]
     command += [f"-artifact_prefix={LOGS}/fuzz-{name}-", found]
+    words = os.path.join("tests", "fuzz", name + ".dict")
+    if os.path.isfile(words):
+        command.append(f"-dict={words}")
     corpus = os.path.join("tests", "fuzz", "corpus", name)
     if os.path.isdir(corpus):
         command.append(corpus)

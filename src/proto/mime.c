@@ -116,6 +116,8 @@ static bool extension_of(struct slice key, char out[EXTENSION_MAX + 1])
     for (size_t i = start; i < key.len; i++) {
         char byte = key.ptr[i];
 
+        if (byte == '\0')
+            return false; /* the table's texts end with it */
         out[i - start] = byte >= 'A' && byte <= 'Z' ? (char)(byte - 'A' + 'a') : byte;
     }
     out[key.len - start] = '\0';

@@ -52,6 +52,8 @@ static void http_close(struct http_session *s)
     if (s->state == HTTP_STATE_CLOSING)
         return;
     s->state = HTTP_STATE_CLOSING;
+    /* With bytes owed net waits for the client's end: a reset would take the reply with it. */
+    conn_set_partial(s->conn, s->owed);
     conn_close_when_sent(s->conn);
     http_resume(s);
 }
@@ -72,11 +74,17 @@ void http_answered(struct http_session *s)
         http_resume(s);
 }
 
+void http_distrust(struct http_session *s)
+{
+    s->keep_alive = false;
+    s->owed = true;
+}
+
 void http_skip_body(struct http_session *s, const struct http_request *r)
 {
     /* Whoever waits for 100 Continue may send the body or not: what comes next is unknown. */
     if (r->chunked || r->expects_continue || r->length > HTTP_SWALLOW_MAX)
-        s->keep_alive = false;
+        http_distrust(s);
     else
         s->swallow = r->length;
 }
@@ -127,7 +135,7 @@ static void refuse(struct http_session *s, unsigned status)
     counter_add(s->worker->counters, COUNTER_PROTOCOL_ERRORS, 1);
     log_debug("bad request conn=%llu status=%u", (unsigned long long)conn_id(s->conn), status);
     s->is_head = false;
-    s->keep_alive = false;
+    http_distrust(s);
     s->says_keep_alive = false;
     http_reply_status(s, status, "");
 }
@@ -181,12 +189,12 @@ static size_t take(struct http_session *s, struct slice in)
     return 0;
 }
 
-/* Tells net whether the client owes us bytes. */
+/* Tells net whether the client owes us bytes; http_close() has had the last word. */
 static void update_partial(struct http_session *s)
 {
     bool partial = s->state == HTTP_STATE_BODY || s->state == HTTP_STATE_SWALLOW;
 
-    if (partial != s->partial) {
+    if (s->state != HTTP_STATE_CLOSING && partial != s->partial) {
         s->partial = partial;
         conn_set_partial(s->conn, partial);
     }

@@ -58,6 +58,7 @@ struct http_session {
     uint8_t state;            /* enum http_state */
     bool held;
     bool partial; /* as told to conn_set_partial() */
+    bool owed;    /* more of a request may come that nobody will read */
     bool ended;   /* the client sends no more */
     /* Of the present request: */
     bool is_head;
@@ -77,6 +78,9 @@ void http_resume(struct http_session *s);
 /* `work` goes on without the loop: hold, and have drop(work) called if the connection goes away
  * first. */
 void http_wait(struct http_session *s, void *work, void (*drop)(void *work));
+
+/* The connection closes after the present reply, though the client may still be sending. */
+void http_distrust(struct http_session *s);
 
 /* The body of this request will not be read: drops it if it is small, else the connection closes
  * after the reply. */

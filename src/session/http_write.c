@@ -153,7 +153,7 @@ static void body_refuse(struct http_session *s, struct http_write *p, enum store
 {
     s->work = NULL;
     write_free(p);
-    s->keep_alive = false;
+    http_distrust(s);
     http_reply_failure(s, status);
 }
 
@@ -288,7 +288,7 @@ size_t http_write_body(struct http_session *s, struct slice in)
         s->work = NULL;
         write_free(p);
         counter_add(s->worker->counters, COUNTER_PROTOCOL_ERRORS, 1);
-        s->keep_alive = false;
+        http_distrust(s);
         http_reply_status(s, 400, "");
         return in.len;
     }
@@ -357,7 +357,7 @@ void http_write_put(struct http_session *s, struct slice key, const struct http_
     counter_add(s->worker->counters, COUNTER_CMD_SET, 1);
     if (r->length > body_max(s, mode)) {
         counter_add(s->worker->counters, COUNTER_STORE_TOO_LARGE, 1);
-        s->keep_alive = false;
+        http_distrust(s);
         http_reply_status(s, 413, "");
         return;
     }
