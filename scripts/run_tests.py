@@ -47,14 +47,18 @@ def run_command(args, log, limit, env):
     with open(log, "ab") as out:
         out.write(("$ " + " ".join(args) + "\n").encode())
         out.flush()
-        proc = subprocess.Popen(
-            args,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **env},
-            start_new_session=True,
-        )
+        try:
+            proc = subprocess.Popen(
+                args,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+        except OSError as error:
+            out.write(f"{error}\n".encode())
+            return 127
     running.add(proc.pid)
     try:
         return proc.wait(limit)
@@ -213,14 +217,13 @@ def lane_fuzz():
     options = ["-Dbuildtype=debug", "-Doptimization=1", "-Dfuzz=true", "-Dtests=disabled", "-Db_lundef=false"]
     if not build("fuzz", options, {"CC": "clang"}):
         return
-    for program in sorted(glob.glob(os.path.join(BUILD, "fuzz", "tests", "fuzz", "fuzz_*"))):
-        if os.path.isfile(program) and os.access(program, os.X_OK):
-            run_fuzz_target(program)
+    for source in sorted(glob.glob("tests/fuzz/fuzz_*.c")):
+        run_fuzz_target(os.path.basename(source)[len("fuzz_"):-len(".c")])
 
 
-def run_fuzz_target(program):
+def run_fuzz_target(name):
     """New inputs are kept in build/, findings beside the logs; the corpus in the repository is only read."""
-    name = os.path.basename(program)[len("fuzz_"):]
+    program = os.path.join(BUILD, "fuzz", "tests", "fuzz", "fuzz_" + name)
     found = os.path.join(BUILD, "fuzz-corpus", name)
     os.makedirs(found, exist_ok=True)
     command = [program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"]
@@ -228,9 +231,6 @@ def run_fuzz_target(program):
     words = os.path.join("tests", "fuzz", name + ".dict")
     if os.path.isfile(words):
         command.append(f"-dict={words}")
-    words = os.path.join("tests", "fuzz", name + ".dict")
-    if os.path.exists(words):
-        command.append("-dict=" + words)
     corpus = os.path.join("tests", "fuzz", "corpus", name)
     command += [found] + ([corpus] if os.path.isdir(corpus) else [])
     run_part("fuzz " + name, [command], FUZZ_SECONDS + 120)
