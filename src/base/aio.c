@@ -1,12 +1,12 @@
 /*
  * aio.c - the thread pool and the ports of aio.h.
  *
- * Threads:  a pool's queue is shared by all; a port's list of finished jobs by the pool and the owner.
- *           The ring, `under_way` and the list of waiting reads belong to the port's thread.
+ * Threads:  a pool's queue is shared by all; a port's list of finished jobs by the pool and the
+ *           owner. The ring, `under_way` and the list of waiting reads belong to the port's thread.
  * Locks:    pool->mutex and port->mutex; never both, nothing else is taken under them.
  *
- * A port has one eventfd for both sources of completions: the kernel signals it for the ring, a pool
- * thread for a job when the list of finished jobs was empty before.
+ * A port has one eventfd for both sources of completions: the kernel signals it for the ring, a
+ * pool thread for a job when the list of finished jobs was empty before.
  */
 #include "base/aio.h"
 

@@ -2,8 +2,8 @@
  * aio.h - file work that a network loop must not wait for.
  *
  * Provides: a small thread pool (struct aio_pool) for any blocking job, and per worker a port
- *           (struct aio) for asynchronous reads: io_uring where the kernel allows it, else the pool;
- *           and the questions that a loop asks before it touches a file (aio_is_cached()).
+ *           (struct aio) for asynchronous reads: io_uring where the kernel allows it, else the
+ *           pool; and the questions that a loop asks before it touches a file (aio_is_cached()).
  * Used by:  store (cold reads, big values), net (reading ahead before sendfile).
  * Threads:  a port belongs to one thread; jobs run on the pool's threads and complete on the port's
  *           thread. aio_is_cached() and aio_read_cached(): any.
@@ -40,7 +40,7 @@ int aio_pool_open(unsigned threads, struct aio_pool **out);
 /* Ends the threads after the queued jobs. All ports must be closed before. */
 void aio_pool_close(struct aio_pool *pool);
 
-/* use_uring false, or an io_uring that cannot be set up, makes every read a pool job. 0 or -errno. */
+/* use_uring false, or an io_uring that cannot be set up: every read is a pool job. 0 or -errno. */
 int aio_open(struct aio_pool *pool, bool use_uring, struct aio **out);
 
 /* Waits for what is under way (completing it) and frees the port. */

@@ -79,7 +79,7 @@ bool aio_is_cached(int fd, off_t offset, size_t len)
     if (atomic_load_explicit(&cachestat_missing, memory_order_relaxed))
         return ends_are_cached(fd, offset, len);
     if (syscall(SYS_cachestat, fd, &range, &result, 0) != 0) {
-        /* EPERM: a filter of system calls that does not know it. EOPNOTSUPP is of this file only. */
+        /* EPERM: a filter of system calls that does not know it. EOPNOTSUPP is of this file. */
         if (errno == ENOSYS || errno == EPERM)
             aio_disable_cachestat();
         return ends_are_cached(fd, offset, len);
