@@ -54,7 +54,8 @@ lint   cppcheck            command cppcheck
 lint   libcmocka-dev       library cmocka
 '
 services='nginx memcached redis-server'
-policy=/usr/sbin/policy-rc.d
+root=${SETUP_ROOT-} # tests put another directory in front
+policy=$root/usr/sbin/policy-rc.d
 policy_saved=$policy.saved-by-ttserver
 policy_mark='# made by ttserver scripts/setup.sh for the time of an installation'
 
@@ -144,7 +145,7 @@ install_as_root()
 {
     local service new_services=() rc
 
-    exec 9>/run/lock/ttserver-setup.lock && flock 9 # two checkouts at once
+    exec 9>"$root/run/lock/ttserver-setup.lock" && flock 9 # two checkouts at once
     for service in $services; do
         is_installed "$service" || new_services+=("$service")
     done
