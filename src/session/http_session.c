@@ -63,7 +63,7 @@ void http_answered(struct http_session *s)
     counter_add(s->worker->counters, COUNTER_HTTP_REQUESTS, 1);
     s->work = NULL;
     s->scan = (struct http_scan){0};
-    if (!s->keep_alive || s->ended) {
+    if (!s->keep_alive) {
         http_close(s);
         return;
     }
@@ -249,9 +249,7 @@ static void http_end_of_input(struct conn *c)
 {
     struct http_session *s = conn_session(c);
 
-    s->ended = true;
-    if (s->state == HTTP_STATE_WAIT)
-        return; /* http_answered() closes */
+    /* Nothing waits for the store here, for then the connection is on hold. */
     if (s->work != NULL)
         s->drop(s->work);
     s->work = NULL;

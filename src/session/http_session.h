@@ -59,7 +59,6 @@ struct http_session {
     bool held;
     bool partial; /* as told to conn_set_partial() */
     bool owed;    /* more of a request may come that nobody will read */
-    bool ended;   /* the client sends no more */
     /* Of the present request: */
     bool is_head;
     bool keep_alive;
