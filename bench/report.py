@@ -6,6 +6,8 @@ import platform
 import subprocess
 from statistics import median
 
+from servers import memcached_program
+
 
 def cpu_us(row, sample):
     return sample["server_cpu_us"] + (sample["client_cpu_us"] if row.with_client_cpu else 0)
@@ -113,7 +115,7 @@ def machine_lines(data_path, cores):
 def version_lines(program):
     return [
         f"- {first_line([program, '--version'])}",
-        f"- {first_line(['memcached', '-V'])}, one thread",
+        f"- {first_line([memcached_program(), '-V'])}, one thread",
         f"- {first_line(['redis-server', '--version'])}, appendonly yes",
         f"- {first_line(['/usr/sbin/nginx', '-v'])}, one worker, sendfile on, access log off, "
         "else its own defaults",

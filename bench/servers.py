@@ -126,9 +126,13 @@ def ttserver(name, base, core, program, sync, *options):
     return Server(name, "memcached", argv, port, directory, core)
 
 
+def memcached_program():
+    return os.environ.get("MEMCACHED") or shutil.which("memcached")
+
+
 def memcached(name, base, core, connections):
     port = free_port()
-    argv = [shutil.which("memcached"), "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", "1"]
+    argv = [memcached_program(), "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", "1"]
     argv += ["-m", "1024", "-c", str(connections)]
     if os.getuid() == 0:
         argv += ["-u", "root"]

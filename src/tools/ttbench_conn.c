@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/num.h"
 
 enum {
     OUT_BYTES_MIN = 4096,
@@ -327,32 +328,57 @@ void conn_flush(struct bench_conn *c, struct conn_env *env)
 
 /* ---- receiving ---- */
 
+/* A key that this connection itself has written (--own-keys) must be there, allowed misses or not. */
+static void conn_count_miss(struct bench_conn *c, struct conn_env *env,
+                            const struct bench_request *request)
+{
+    char key[KEY_BYTES_MAX];
+    struct slice text = key_text(&env->opts->keys, request->key_id, key);
+
+    if (request->version != VALUE_ANY_VERSION) {
+        env->stats.mismatches++;
+        conn_note(c, env, "%.*s: lost: version %llu was stored", (int)text.len, text.ptr,
+                  (unsigned long long)request->version);
+        return;
+    }
+    env->stats.misses++;
+    if (!env->opts->allow_misses)
+        conn_note(c, env, "%.*s: not found", (int)text.len, text.ptr);
+}
+
+static void conn_count_mismatch(struct bench_conn *c, struct conn_env *env,
+                                const struct bench_request *request)
+{
+    char key[KEY_BYTES_MAX];
+    char wanted[NUM_TEXT_MAX + 1] = "any";
+    struct slice text = key_text(&env->opts->keys, request->key_id, key);
+
+    if (request->version != VALUE_ANY_VERSION)
+        wanted[format_u64(wanted, request->version)] = '\0';
+    env->stats.mismatches++;
+    conn_note(
+        c, env, "%.*s: wrong value of %llu bytes, seen by byte %llu; version %llu, expected %s",
+        (int)text.len, text.ptr, (unsigned long long)c->check.len, (unsigned long long)c->check.pos,
+        (unsigned long long)c->check.expected.version, wanted);
+}
+
 /* The reply to the oldest request is complete. */
 static void conn_count_reply(struct bench_conn *c, struct conn_env *env, int64_t now_us)
 {
     const struct bench_request *request = conn_at(c, env, 0);
     struct bench_stats *stats = &env->stats;
-    char key[KEY_BYTES_MAX];
-    struct slice text = key_text(&env->opts->keys, request->key_id, key);
     int64_t waited_us = now_us - request->due_us;
 
     hist_add(request->writes ? &stats->writes : &stats->reads,
              waited_us > 0 ? (uint64_t)waited_us : 0);
     if (c->reply.kind == WIRE_MISS) {
-        stats->misses++;
-        if (!env->opts->allow_misses)
-            conn_note(c, env, "%.*s: not found", (int)text.len, text.ptr);
+        conn_count_miss(c, env, request);
     } else if (c->reply.kind == WIRE_REFUSED) {
         stats->errors++;
         if (env->versions != NULL)
             env->versions[request->key_id] = VALUE_ANY_VERSION;
     } else if (c->reply.kind == WIRE_VALUE && c->check.wrong) {
-        stats->mismatches++;
-        conn_note(c, env,
-                  "%.*s: wrong value of %llu bytes, seen by byte %llu; version %llu, expected %llu",
-                  (int)text.len, text.ptr, (unsigned long long)c->check.len,
-                  (unsigned long long)c->check.pos, (unsigned long long)c->check.expected.version,
-                  (unsigned long long)c->check.want_version);
+        conn_count_mismatch(c, env, request);
     }
     c->head = (c->head + 1) % env->opts->pipeline;
     c->count--;

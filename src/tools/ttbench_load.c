@@ -192,7 +192,7 @@ static void loader_measurement_over(struct loader *l)
     int64_t now_us = clock_mono_us();
 
     l->completed = stats_completed(&l->env.stats);
-    while (l->load->opts->rate > 0 && l->left > 0 &&
+    while (l->load->opts->rate > 0 && l->left > 0 && !loader_has_room(l) &&
            loader_due_us(l, l->issued + l->overdue) < now_us)
         l->overdue++;
     l->left = 0;
