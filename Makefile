@@ -11,7 +11,7 @@ ninja_files = build/release/build.ninja
 
 all: $(ninja_files)
 	@ninja -C build/release
-	@for p in $(programs); do ln -sf release/$$p build/$$p; done
+	@ln -sf $(programs:%=release/%) build/
 
 build/release/build.ninja:
 	@scripts/setup.sh --check build || { echo "run: make deps"; exit 1; }
@@ -49,10 +49,10 @@ bench: all
 
 install: all
 	install -d $(bin)
-	for p in $(programs); do install -m 755 build/release/$$p $(bin)/; done
+	install -m 755 $(programs:%=build/release/%) $(bin)/
 
 uninstall:
-	for p in $(programs); do rm -f $(bin)/$$p; done
+	rm -f $(programs:%=$(bin)/%)
 
 clean:
 	rm -rf build
