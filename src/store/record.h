@@ -72,7 +72,7 @@ struct record {
     struct slice value; /* empty when the value lies in a file of its own (big_bytes > 0) */
     uint64_t big_file;  /* number of the file below big/, when big_bytes > 0 */
     uint64_t big_bytes; /* length of the value in that file */
-    uint64_t big_sum;   /* XXH3-64 of that value */
+    uint64_t big_sum;   /* XXH3-64 of key, attributes and that value */
     unsigned slot_count;
     struct counter_slot slots[RECORD_SLOTS_MAX]; /* valid up to slot_count; ascending (node, epoch) */
     uint32_t unsynced; /* how many records before this one were not known to be synced when it was written */

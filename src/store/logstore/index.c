@@ -38,9 +38,6 @@
 #include "store/logstore/index_format.h"
 
 enum {
-    FAMILY_PLAIN = 1,
-    FAMILY_HASHED = 2,
-
     DATABASES_MAX = 8,
     READERS_SPARE = 4, /* meta, figures, and tools that look from outside */
 
@@ -169,24 +166,16 @@ size_t index_key(struct slice key, char *out)
     XXH128_canonical_t hash;
 
     if (key.len <= INDEX_PREFIX_MAX) {
-        out[0] = FAMILY_PLAIN;
+        out[0] = INDEX_FAMILY_PLAIN;
         if (key.len > 0)
             memcpy(out + 1, key.ptr, key.len);
         return 1 + key.len;
     }
     XXH128_canonicalFromHash(&hash, XXH3_128bits(key.ptr, key.len)); /* big-endian */
-    out[0] = FAMILY_HASHED;
+    out[0] = INDEX_FAMILY_HASHED;
     memcpy(out + 1, key.ptr, INDEX_PREFIX_MAX);
     memcpy(out + 1 + INDEX_PREFIX_MAX, hash.digest, sizeof hash.digest);
     return INDEX_KEY_MAX;
-}
-
-static int compare_bytes(struct slice a, struct slice b)
-{
-    size_t len = a.len < b.len ? a.len : b.len;
-    int order = len > 0 ? memcmp(a.ptr, b.ptr, len) : 0;
-
-    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
 }
 
 int index_compare_keys(struct slice a, struct slice b)
@@ -195,8 +184,8 @@ int index_compare_keys(struct slice a, struct slice b)
     char index_b[INDEX_KEY_MAX];
 
     if (a.len <= INDEX_PREFIX_MAX && b.len <= INDEX_PREFIX_MAX)
-        return compare_bytes(a, b);
-    return compare_bytes(slice_of(index_a, index_key(a, index_a)),
+        return slice_compare(a, b);
+    return slice_compare(slice_of(index_a, index_key(a, index_a)),
                          slice_of(index_b, index_key(b, index_b)));
 }
 
@@ -485,7 +474,7 @@ static int lies_behind(MDB_cursor *cursor, struct slice first, bool *out)
     int rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
 
     if (rc == 0)
-        *out = compare_bytes(slice_of_val(key), slice_of(buffer, index_key(first, buffer))) < 0;
+        *out = slice_compare(slice_of_val(key), slice_of(buffer, index_key(first, buffer))) < 0;
     if (rc == MDB_NOTFOUND) {
         *out = true;
         rc = 0;

@@ -23,6 +23,8 @@
 #include "store/logstore/entry.h"
 
 #define INDEX_KEY_MAX 511
+/* First byte of an index key. */
+enum { INDEX_FAMILY_PLAIN = 1, INDEX_FAMILY_HASHED = 2 };
 /* Bytes of a key that stand in its index key; longer keys are hashed. */
 #define INDEX_PREFIX_MAX 494
 #define INDEX_VECTORS_MAX (64u * 1024)

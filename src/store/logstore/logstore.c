@@ -1,0 +1,388 @@
+/*
+ * logstore.c - the engine's face: opening, closing, ports, figures.
+ *
+ * Provides: logstore_open() and the table of the engine's calls.
+ * Used by:  main, and store.c through the table.
+ * Threads:  open and close on the main thread; the rest as store.h says.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "store/logstore/logstore.h"
+#include "store/logstore/scan.h"
+
+/* ---- ports ---- */
+
+static int port_open(struct store *store, struct aio *aio, struct store_port **out)
+{
+    struct logstore *ls = logstore_of(store);
+    struct logstore_port *p = aligned_alloc(_Alignof(struct logstore_port), sizeof(*p));
+    int rc;
+
+    if (p == NULL)
+        return -ENOMEM;
+    memset(p, 0, sizeof(*p));
+    p->scratch = malloc(PORT_SCRATCH);
+    rc = p->scratch == NULL ? -ENOMEM : store_port_init(&p->base, store, aio);
+    if (rc != 0) {
+        free(p->scratch);
+        free(p);
+        return rc;
+    }
+    grace_add(&ls->grace, &p->grace);
+    *out = &p->base;
+    return 0;
+}
+
+static void port_close(struct store_port *port)
+{
+    struct logstore_port *p = (struct logstore_port *)port;
+
+    grace_remove(&logstore_of(port->store)->grace, &p->grace);
+    if (p->reader != NULL)
+        index_reader_close(p->reader);
+    store_port_fini(port);
+    free(p->scratch);
+    free(p);
+}
+
+/* ---- writes ---- */
+
+static void prepare(struct store_write *w)
+{
+    /* A spooled value has its own sum in its file; the small record's body is key and attributes. */
+    size_t value_len = w->spool != NULL ? 0 : w->value_len;
+
+    w->hash = hash_slice(w->key);
+    if (w->op == STORE_PUT)
+        w->body_sum = hash_bytes(w->key.ptr, w->key.len + w->attrs.len + value_len);
+}
+
+/* Writes whose value is in a file of its own take the way through the pool; the others go to the writer together. */
+static void port_write(struct store_port *port, struct store_write *first)
+{
+    struct logstore *ls = logstore_of(port->store);
+    struct store_write *chain = NULL;
+    struct store_write **last = &chain;
+
+    while (first != NULL) {
+        struct store_write *next = first->next;
+
+        if (first->spool != NULL) {
+            big_finish_write(ls, first);
+        } else {
+            *last = first;
+            last = &first->next;
+        }
+        first = next;
+    }
+    *last = NULL;
+    if (chain != NULL)
+        writer_hand_over(ls, chain);
+}
+
+/* ---- listing ---- */
+
+static int full_key(void *ctx, const struct entry *e, struct buf *out)
+{
+    struct record *r = malloc(sizeof(*r));
+    void *owned = NULL;
+    int rc = r == NULL ? -ENOMEM : reader_load(ctx, e, r, &owned);
+
+    if (rc == 0)
+        rc = buf_add_slice(out, r->key);
+    free(owned);
+    free(r);
+    return rc;
+}
+
+static bool is_live(void *ctx, const struct entry *e)
+{
+    const struct logstore *ls = ctx;
+
+    return keyspace_is_live(ls, e, keyspace_now_ms(ls), NULL);
+}
+
+static int scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
+                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg)
+{
+    struct logstore *ls = logstore_of(store);
+    struct scan scan = {.is_live = is_live, .full_key = full_key, .ctx = ls};
+    int rc = 0;
+
+    pthread_mutex_lock(&ls->scan_mutex);
+    if (ls->scan_reader == NULL)
+        rc = index_reader_open(ls->index, &ls->scan_reader);
+    if (rc == 0) {
+        grace_enter(&ls->grace, &ls->scan_grace);
+        scan.active = atomic_load_explicit(&ls->active, memory_order_acquire);
+        scan.frozen = atomic_load_explicit(&ls->frozen, memory_order_acquire);
+        scan.visible_seq = atomic_load_explicit(&ls->marks.visible_seq, memory_order_acquire);
+        scan.reader = ls->scan_reader;
+        rc = scan_page(&scan, prefix, have_after, after, limit, each, arg);
+        grace_leave(&ls->scan_grace);
+    }
+    pthread_mutex_unlock(&ls->scan_mutex);
+    return rc;
+}
+
+/* ---- figures ---- */
+
+static enum store_state state(const struct store *store)
+{
+    return (enum store_state)atomic_load(&((const struct logstore *)store)->state);
+}
+
+static unsigned progress(const struct store *store)
+{
+    return atomic_load(&((const struct logstore *)store)->progress);
+}
+
+static bool writable(const struct store *store, const char **reason)
+{
+    const struct logstore *ls = (const struct logstore *)store;
+
+    if (atomic_load(&ls->read_only)) {
+        *reason = "a sync of the disk has failed";
+        return false;
+    }
+    if (state(store) != STORE_SERVING) {
+        *reason = "starting";
+        return false;
+    }
+    return true;
+}
+
+static uint64_t count(const struct store *store)
+{
+    const struct logstore *ls = (const struct logstore *)store;
+    int64_t pending_ms = atomic_load(&ls->pending_ms);
+
+    if (pending_ms != 0 && pending_ms <= clock_wall_ms())
+        return 0; /* the writer is about to say so */
+    return atomic_load(&ls->live_count);
+}
+
+static int stat(struct store *store, struct buf *out)
+{
+    struct logstore *ls = logstore_of(store);
+    uint64_t rows = 0;
+    uint64_t index_bytes = 0;
+    struct grace_reader *guard = &ls->scan_grace;
+    size_t delta_keys;
+    size_t delta_memory;
+
+    if (state(store) != STORE_SERVING)
+        return buf_printf(out, "store_rebuild_percent %u\n", progress(store));
+    (void)index_figures(ls->index, &rows, &index_bytes);
+    pthread_mutex_lock(&ls->scan_mutex);
+    grace_enter(&ls->grace, guard);
+    delta_keys = delta_count(atomic_load_explicit(&ls->active, memory_order_acquire));
+    delta_memory = delta_bytes(atomic_load_explicit(&ls->active, memory_order_acquire));
+    grace_leave(guard);
+    pthread_mutex_unlock(&ls->scan_mutex);
+    return buf_printf(
+        out,
+        "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
+        "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64 "\nlog_sync_microseconds %" PRIu64
+        "\nlog_batches %" PRIu64 "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
+        "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
+        "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
+        atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
+        atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
+        atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
+        atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
+        atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
+        atomic_load(&ls->read_only));
+}
+
+/* ---- closing ---- */
+
+/* Everything into the index, then the mark of a clean stop behind it: the next start replays one record. */
+static int settle(struct logstore *ls)
+{
+    struct index_meta meta;
+    struct buf vectors = {0};
+    struct delta *frozen = atomic_load(&ls->frozen);
+    int rc = log_sync(ls);
+
+    if (rc == 0 && frozen != NULL)
+        rc = checkpoint_write(ls, frozen, &ls->checkpoint.meta, ls->checkpoint.drop_first);
+    if (rc == 0)
+        rc = checkpoint_meta(ls, &meta, &vectors);
+    if (rc == 0)
+        rc = checkpoint_write(ls, atomic_load(&ls->active), &meta, ls->flushed_since_checkpoint);
+    buf_free(&vectors);
+    /* Without the checkpoint the mark is still true: the log is whole. */
+    if (rc != 0)
+        log_warn("no last checkpoint of %s: %s; the next start takes longer", ls->dir,
+                 strerror(-rc));
+    rc = writer_mark_clean(ls);
+    if (rc != 0)
+        log_error("cannot mark the clean stop of %s: %s", ls->dir, strerror(-rc));
+    return rc;
+}
+
+static void free_store(struct logstore *ls)
+{
+    if (ls->writer_reader != NULL)
+        index_reader_close(ls->writer_reader);
+    if (ls->scan_reader != NULL)
+        index_reader_close(ls->scan_reader);
+    if (ls->index != NULL)
+        index_close(ls->index);
+    delta_free(atomic_load(&ls->active));
+    delta_free(atomic_load(&ls->frozen));
+    log_fini(ls);
+    big_fini(ls);
+    directory_close(ls);
+    buf_free(&ls->checkpoint.meta_vectors);
+    pthread_cond_destroy(&ls->checkpoint.wanted);
+    pthread_cond_destroy(&ls->checkpoint.done);
+    pthread_mutex_destroy(&ls->checkpoint.mutex);
+    pthread_cond_destroy(&ls->start_changed);
+    pthread_mutex_destroy(&ls->start_mutex);
+    pthread_mutex_destroy(&ls->scan_mutex);
+    grace_fini(&ls->grace);
+    free(ls->dir);
+    free(ls);
+}
+
+static int close_store(struct store *store)
+{
+    struct logstore *ls = logstore_of(store);
+    int rc = 0;
+
+    if (ls->recovery_runs)
+        pthread_join(ls->recovery, NULL);
+    background_end(ls);
+    writer_end(ls);
+    if (atomic_load(&ls->state) == STORE_SERVING && !atomic_load(&ls->read_only))
+        rc = settle(ls);
+    free_store(ls);
+    return rc;
+}
+
+static const struct store_engine logstore_engine = {
+    .port_open = port_open,
+    .port_close = port_close,
+    .port_run = store_port_complete,
+    .get = reader_get,
+    .write = port_write,
+    .prepare = prepare,
+    .spool_open = big_spool_open,
+    .scan_keys = scan_keys,
+    .state = state,
+    .progress = progress,
+    .writable = writable,
+    .count = count,
+    .close = close_store,
+    .stat = stat,
+};
+
+/* ---- opening ---- */
+
+static void init_cond(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static struct logstore *new_store(const struct store_config *config)
+{
+    struct logstore *ls = aligned_alloc(_Alignof(struct logstore), sizeof(*ls));
+
+    if (ls == NULL)
+        return NULL;
+    memset(ls, 0, sizeof(*ls));
+    ls->base.engine = &logstore_engine;
+    ls->config = *config;
+    ls->lock_fd = -1;
+    grace_init(&ls->grace);
+    grace_add(&ls->grace, &ls->writer_grace);
+    grace_add(&ls->grace, &ls->scan_grace);
+    init_cond(&ls->checkpoint.wanted);
+    init_cond(&ls->checkpoint.done);
+    init_cond(&ls->start_changed);
+    pthread_mutex_init(&ls->checkpoint.mutex, NULL);
+    pthread_mutex_init(&ls->start_mutex, NULL);
+    pthread_mutex_init(&ls->scan_mutex, NULL);
+    big_init(ls);
+    atomic_store(&ls->active, delta_new(0));
+    ls->dir = strdup(config->dir);
+    if (log_init(ls) != 0 || ls->dir == NULL || atomic_load(&ls->active) == NULL) {
+        free_store(ls);
+        return NULL;
+    }
+    return ls;
+}
+
+static void *recovery_main(void *arg)
+{
+    struct logstore *ls = arg;
+    int rc = recover_run(ls);
+
+    atomic_store(&ls->state, rc == 0 ? STORE_SERVING : STORE_FAILED);
+    pthread_mutex_lock(&ls->start_mutex);
+    ls->start_rc = rc;
+    ls->start_ended = true;
+    pthread_cond_broadcast(&ls->start_changed);
+    pthread_mutex_unlock(&ls->start_mutex);
+    return NULL;
+}
+
+/* Returns when the start has ended, or is a rebuild that has taken early_ms. */
+static void wait_for_start(struct logstore *ls, int64_t early_ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += early_ms / 1000;
+    until.tv_nsec += early_ms % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&ls->start_mutex);
+    while (!ls->start_ended) {
+        if (!ls->start_rebuilding)
+            pthread_cond_wait(&ls->start_changed, &ls->start_mutex);
+        else if (pthread_cond_timedwait(&ls->start_changed, &ls->start_mutex, &until) == ETIMEDOUT)
+            break;
+    }
+    pthread_mutex_unlock(&ls->start_mutex);
+}
+
+int logstore_open(const struct store_config *config, int64_t early_ms, struct store **out)
+{
+    struct logstore *ls = new_store(config);
+    int rc;
+
+    if (ls == NULL)
+        return -ENOMEM;
+    segment_install_guard();
+    rc = -pthread_create(&ls->recovery, NULL, recovery_main, ls);
+    if (rc != 0) {
+        free_store(ls);
+        return rc;
+    }
+    ls->recovery_runs = true;
+    wait_for_start(ls, early_ms);
+    if (state(&ls->base) == STORE_FAILED) {
+        rc = ls->start_rc;
+        (void)close_store(&ls->base);
+        return rc;
+    }
+    *out = &ls->base;
+    return 0;
+}

@@ -1,0 +1,449 @@
+/*
+ * recover.c - from a locked directory to a store that serves: the order of the steps of a start.
+ *
+ * Provides: recover_run().
+ * Used by:  logstore.c, on a thread of its own (a long rebuild lets the server open its port before the end).
+ * Threads:  owns the whole store until it sets the state.
+ *
+ *   1 STORE: who we are; a copied directory is noticed      4 replay from the index's position
+ *   2 segments: headers, in an unbroken chain               5 a bad spot: end, torn tail (cut) or damage (refuse)
+ *   3 index: usable, of this store, within the log          6 a new writer and history where a tail may be lost
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "store/logstore/recover.h"
+
+/* ---- 1: identity ---- */
+
+static int check_node(struct logstore *ls, bool *renew)
+{
+    uint16_t wanted = ls->config.node;
+
+    if (wanted == 0 || wanted == ls->id.node)
+        return 0;
+    if (ls->id.node != 0) {
+        log_error("the store in %s belongs to server id %u, not %u: start it with -sid %u, or name "
+                  "another directory",
+                  ls->dir, ls->id.node, wanted, ls->id.node);
+        return -EINVAL;
+    }
+    ls->id.node = wanted;
+    *renew = true;
+    return 0;
+}
+
+static int load_identity(struct recovery *rc, bool *renew)
+{
+    struct logstore *ls = rc->ls;
+    struct identity place = {0};
+    int result;
+
+    identity_of_place(ls->lock_fd, &place);
+    result = rc->is_new ? identity_new(ls->config.node, &ls->id) : identity_read(ls->dir, &ls->id);
+    if (result != 0) {
+        log_error("cannot read %s/STORE: %s", ls->dir,
+                  result == -EUCLEAN ? "it is damaged or of another format" : strerror(-result));
+        return result;
+    }
+    if (!rc->is_new && (place.device != ls->id.device || place.inode != ls->id.inode ||
+                        strcmp(place.machine, ls->id.machine) != 0)) {
+        log_info("the data directory %s was copied or moved: it begins a new history", ls->dir);
+        *renew = true;
+    }
+    ls->id.device = place.device;
+    ls->id.inode = place.inode;
+    memcpy(ls->id.machine, place.machine, sizeof(place.machine));
+    return check_node(ls, renew);
+}
+
+/* ---- 2: segments ---- */
+
+static int bad_segment(const struct segment *s, const char *what)
+{
+    log_error("%s %s; not starting. Put back the files from a backup or a peer's copy, or repair "
+              "the store offline",
+              s->path, what);
+    return -EUCLEAN;
+}
+
+static int open_segment(struct recovery *rc, uint32_t number, struct segment **out)
+{
+    struct logstore *ls = rc->ls;
+    char *path = log_segment_path(ls, number);
+    int fd = path == NULL ? -ENOMEM : io_open(path, O_RDWR, 0);
+    off_t size = 0;
+    size_t map = ls->config.segment_bytes;
+    int result = fd < 0 ? fd : io_file_size(fd, &size);
+
+    if (result == 0 && (size_t)size > map)
+        map = (size_t)size;
+    if (result == 0)
+        result = segment_new(number, fd, path, map, out);
+    if (result != 0) {
+        log_error("cannot open %s: %s", path == NULL ? ls->dir : path, strerror(-result));
+        if (fd >= 0)
+            close(fd);
+    } else {
+        atomic_store(&(*out)->end, (uint64_t)size);
+    }
+    free(path);
+    return result;
+}
+
+/* Reads and checks the header of segment i against its predecessor's. 0; 1: it is unreadable; -errno. */
+static int read_header(struct recovery *rc, size_t i, struct segment_header *h, char *room)
+{
+    struct segment *s = rc->segments[i];
+    ssize_t got = io_read_upto(s->fd, room, SEGMENT_HEADER_MAX, 0);
+    size_t length;
+
+    if (got < 0)
+        return (int)got;
+    if (segment_header_decode(slice_of(room, (size_t)got), h, &length) != RECORD_DONE)
+        return 1;
+    if (memcmp(h->store_uuid, rc->ls->id.uuid, sizeof(h->store_uuid)) != 0 || h->big_value ||
+        h->number != s->number)
+        return bad_segment(s, "belongs to another store");
+    if (i == 0 ? h->previous_number != 0 : h->previous_number != rc->numbers[i - 1])
+        return bad_segment(s, "does not follow the segment before it: a file is missing");
+    if (i > 0 && h->previous_end > atomic_load(&rc->segments[i - 1]->end))
+        return bad_segment(rc->segments[i - 1], "is shorter than its records");
+    if (i > 0)
+        atomic_store(&rc->segments[i - 1]->end, h->previous_end);
+    s->first_seq = h->first_seq;
+    s->header_bytes = (uint32_t)length;
+    return 0;
+}
+
+/* The last segment has no header: a crash came before its first sync. It goes. */
+static int drop_headless(struct recovery *rc, size_t i)
+{
+    struct segment *s = rc->segments[i];
+    int result;
+
+    if (i + 1 != rc->count)
+        return bad_segment(s, "has a damaged header");
+    log_info("removing %s: it was never begun", s->path);
+    result = io_unlink(s->path);
+    rc->count--;
+    return result;
+}
+
+static int open_segments(struct recovery *rc)
+{
+    char *room = malloc(SEGMENT_HEADER_MAX);
+    int result = room == NULL ? -ENOMEM : directory_segments(rc->ls, &rc->numbers, &rc->count);
+
+    if (result == 0 && rc->count > 0) {
+        rc->segments = calloc(rc->count, sizeof(rc->segments[0]));
+        result = rc->segments == NULL ? -ENOMEM : 0;
+    }
+    for (size_t i = 0; result == 0 && i < rc->count; i++) {
+        result = open_segment(rc, rc->numbers[i], &rc->segments[i]);
+        if (result == 0)
+            result = read_header(rc, i, &rc->last_header, room);
+        if (result == 1) {
+            result = drop_headless(rc, i);
+            break;
+        }
+        if (result == 0)
+            rc->last_header.vectors = slice_of(NULL, 0); /* the room is reused */
+    }
+    free(room);
+    return result;
+}
+
+/* ---- 3: index ---- */
+
+static int open_index(struct recovery *rc, bool fresh)
+{
+    struct logstore *ls = rc->ls;
+    char *path = directory_path(ls, "index");
+    unsigned readers = ls->config.reader_ports + 4;
+    int result = path == NULL ? -ENOMEM : 0;
+
+    if (result == 0 && fresh)
+        result = index_remove(path);
+    if (result == 0)
+        result = index_open(path, readers, &ls->index);
+    if (result == -EUCLEAN && !fresh) {
+        log_warn("the index of %s cannot be used; it is rebuilt from the log", ls->dir);
+        result = index_remove(path);
+        if (result == 0)
+            result = index_open(path, readers, &ls->index);
+    }
+    if (result != 0)
+        log_error("cannot open the index of %s: %s", ls->dir, strerror(-result));
+    free(path);
+    return result;
+}
+
+/* True if the position lies in this log; *at: the segment's place in rc->segments. */
+static bool position_exists(const struct recovery *rc, const struct index_meta *meta, size_t *at)
+{
+    for (size_t i = 0; i < rc->count; i++) {
+        if (rc->numbers[i] == meta->segment) {
+            *at = i;
+            return meta->offset <= atomic_load(&rc->segments[i]->end);
+        }
+    }
+    return false;
+}
+
+/* Takes the state from the index. 0; -ENOENT: start from the beginning of the log; -EUCLEAN: refuse. */
+static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t *at)
+{
+    struct logstore *ls = rc->ls;
+
+    if (memcmp(meta->store_uuid, ls->id.uuid, sizeof(meta->store_uuid)) != 0) {
+        log_warn("the index of %s belongs to another store; it is rebuilt from the log", ls->dir);
+        return -ENOENT;
+    }
+    if (!position_exists(rc, meta, at)) {
+        log_error("the log of %s ends before its last checkpoint (segment %" PRIu32
+                  ", offset %" PRIu64 "): files are missing or cut; not starting",
+                  ls->dir, meta->segment, meta->offset);
+        return -EUCLEAN;
+    }
+    if (!vectors_decode(meta->vectors, &ls->vectors))
+        return -ENOENT;
+    rc->seq = meta->seq;
+    rc->big_first = ls->vectors.next_big_file;
+    atomic_store(&ls->live_count, meta->live_count);
+    atomic_store(&ls->clock, meta->clock);
+    keyspace_set_flush(ls, meta->flush, meta->flush_pending, meta->flush_pending_ms);
+    return 0;
+}
+
+/* Where the replay begins. */
+static int find_start(struct recovery *rc, size_t *at, uint64_t *offset)
+{
+    struct logstore *ls = rc->ls;
+    char *room = malloc(INDEX_VECTORS_MAX);
+    struct index_meta meta;
+    int result = room == NULL ? -ENOMEM : index_read_meta(ls->index, &meta, room);
+
+    if (result == 0) {
+        result = take_meta(rc, &meta, at);
+        *offset = meta.offset;
+    }
+    free(room);
+    if (result != -ENOENT)
+        return result;
+    /* From the beginning, into an empty index. */
+    index_close(ls->index);
+    ls->index = NULL;
+    result = open_index(rc, true);
+    *at = 0;
+    *offset = rc->count > 0 ? rc->segments[0]->header_bytes : 0;
+    rc->seq = rc->count > 0 ? rc->segments[0]->first_seq - 1 : 0;
+    rc->rebuild = rc->count > 0;
+    ls->vectors.count = 0;
+    ls->vectors.next_big_file = rc->big_first = 1;
+    return result;
+}
+
+/* ---- 4 and 5: replay ---- */
+
+static void tell_rebuilding(struct logstore *ls)
+{
+    pthread_mutex_lock(&ls->start_mutex);
+    ls->start_rebuilding = true;
+    pthread_cond_broadcast(&ls->start_changed);
+    pthread_mutex_unlock(&ls->start_mutex);
+}
+
+static int handle_bad_spot(struct recovery *rc, size_t i, uint64_t offset)
+{
+    int result = tail_judge(rc, i, offset);
+
+    return result == 1 ? tail_cut(rc, i, offset) : result;
+}
+
+/* Applies everything from (at, offset) on; *tail: where the log ends in the last segment. */
+static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tail)
+{
+    *tail = offset;
+    for (size_t i = at; i < rc->count; i++) {
+        uint64_t end = atomic_load(&rc->segments[i]->end);
+
+        rc->total_bytes += end - (i == at ? offset : rc->segments[i]->header_bytes);
+    }
+    for (size_t i = at; i < rc->count; i++) {
+        struct segment *s = rc->segments[i];
+        uint64_t from = i == at ? offset : s->header_bytes;
+        enum replay_end how;
+        int result;
+
+        *tail = from;
+        if (i > at && s->first_seq != rc->seq + 1)
+            return bad_segment(s, "does not continue the numbers of the segment before it");
+        result = replay_segment(rc, i, tail, atomic_load(&s->end), &how);
+        if (result == 0 && how == REPLAY_BAD_SPOT)
+            result = handle_bad_spot(rc, i, *tail);
+        if (result != 0)
+            return result;
+        atomic_store(&s->trusted_from, from == s->header_bytes ? 0 : from);
+    }
+    return 0;
+}
+
+/* What a killed process wrote may be in memory only: readers must not see it before it is on the disk. */
+static int sync_replayed(struct recovery *rc, size_t at)
+{
+    for (size_t i = at; i < rc->count; i++) {
+        int result = io_fdatasync(rc->segments[i]->fd);
+
+        if (result != 0) {
+            log_error("cannot sync %s: %s", rc->segments[i]->path, strerror(-result));
+            return result;
+        }
+    }
+    return 0;
+}
+
+/* ---- 6: serving ---- */
+
+static int publish(struct recovery *rc)
+{
+    int result = 0;
+
+    for (size_t i = 0; result == 0 && i < rc->count; i++) {
+        result = log_publish_segment(rc->ls, rc->segments[i]);
+        if (result == 0)
+            rc->segments[i] = NULL; /* the table's from now on */
+    }
+    return result;
+}
+
+static int save_identity(struct recovery *rc, bool renew)
+{
+    struct logstore *ls = rc->ls;
+    bool lossy = ls->id.sync != STORE_SYNC_ALWAYS || ls->id.sync_failed;
+    int result = 0;
+
+    if (!rc->is_new && (renew || (lossy && !rc->clean))) {
+        result = identity_renew(&ls->id, rc->seq + 1);
+        if (result == 0)
+            log_info("this start begins history %016" PRIx64 " at record %" PRIu64
+                     ": the last run may have lost its newest writes",
+                     identity_history(&ls->id), rc->seq + 1);
+    }
+    ls->id.sync = ls->config.sync;
+    ls->id.sync_failed = false;
+    if (result == 0)
+        result = identity_write(ls->dir, &ls->id);
+    if (result != 0)
+        log_error("cannot write %s/STORE: %s", ls->dir, strerror(-result));
+    return result;
+}
+
+static int begin_log(struct recovery *rc, uint64_t tail)
+{
+    struct logstore *ls = rc->ls;
+    struct segment_table *t = atomic_load(&ls->segments);
+    off_t size = 0;
+    struct segment *last;
+    int result;
+
+    ls->log.tail_seq = rc->seq;
+    ls->log.next_seq = rc->seq + 1;
+    atomic_store(&ls->marks.written_seq, rc->seq);
+    atomic_store(&ls->marks.synced_seq, rc->seq);
+    atomic_store(&ls->marks.visible_seq, rc->seq);
+    if (t == NULL)
+        return log_rotate(ls);
+    last = t->at[t->count - 1];
+    result = io_file_size(last->fd, &size);
+    if (result == 0)
+        log_continue(ls, last, tail, (uint64_t)size);
+    atomic_store(&ls->log.first_unsynced, last->number);
+    return result;
+}
+
+static int start_threads(struct logstore *ls)
+{
+    int result = writer_start(ls);
+
+    if (result == 0)
+        result = background_start(ls);
+    if (result != 0)
+        log_error("cannot start the threads of %s: %s", ls->dir, strerror(-result));
+    return result;
+}
+
+static int to_serving(struct recovery *rc, size_t at, uint64_t tail, bool renew)
+{
+    struct logstore *ls = rc->ls;
+    int result = sync_replayed(rc, at);
+
+    keyspace_fold_flush(ls, clock_wall_ms());
+    if (result == 0)
+        result = big_recover(ls, rc->big_first, rc->big_named, rc->big_count);
+    if (result == 0)
+        result = publish(rc);
+    if (result == 0)
+        result = save_identity(rc, renew);
+    if (result == 0)
+        result = begin_log(rc, tail);
+    /* What was replayed is not in the index yet: it counts towards the next checkpoint. */
+    atomic_fetch_add(&ls->appended_bytes, rc->done_bytes);
+    return result != 0 ? result : start_threads(ls);
+}
+
+static int run(struct recovery *rc)
+{
+    struct logstore *ls = rc->ls;
+    bool renew = false;
+    size_t at = 0;
+    uint64_t offset = 0;
+    uint64_t tail = 0;
+    int64_t start_ms = clock_mono_ms();
+    int result = load_identity(rc, &renew);
+
+    if (result == 0 && rc->is_new)
+        result = identity_write(ls->dir, &ls->id);
+    if (result == 0)
+        result = open_segments(rc);
+    if (result == 0)
+        result = open_index(rc, rc->is_new);
+    if (result == 0)
+        result = find_start(rc, &at, &offset);
+    if (result == 0)
+        result = index_reader_open(ls->index, &ls->writer_reader);
+    if (result == 0 && rc->rebuild)
+        tell_rebuilding(ls);
+    if (result == 0)
+        result = replay(rc, at, offset, &tail);
+    if (result == 0)
+        result = to_serving(rc, at, tail, renew);
+    if (result == 0 && !rc->is_new)
+        log_info("opened %s: records=%" PRIu64 " replayed_bytes=%" PRIu64 " ms=%" PRId64 "%s",
+                 ls->dir, atomic_load(&ls->live_count), rc->done_bytes,
+                 clock_mono_ms() - start_ms, rc->clean ? "" : " (the last run did not stop cleanly)");
+    return result;
+}
+
+int recover_run(struct logstore *ls)
+{
+    struct recovery rc = {.ls = ls};
+    int result = directory_open(ls, &rc.is_new);
+
+    if (result == 0)
+        result = run(&rc);
+    for (size_t i = 0; rc.segments != NULL && i < rc.count; i++)
+        if (rc.segments[i] != NULL)
+            segment_unref(rc.segments[i]);
+    free(rc.segments);
+    free(rc.numbers);
+    free(rc.big_named);
+    return result;
+}

@@ -1,0 +1,249 @@
+/*
+ * segment.c - segment headers, mappings, tables. See segment.h.
+ */
+#include "store/logstore/segment.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/hash.h"
+
+/* Offsets in the header. The checksum covers everything behind itself up to the header's length. */
+enum {
+    OFF_MAGIC = 0,
+    OFF_SUM = 8,
+    OFF_LENGTH = 16,
+    OFF_FORMAT = 20,
+    OFF_NUMBER = 24,
+    OFF_BITS = 32,
+    OFF_VECTORS_LEN = 36,
+    OFF_UUID = 40,
+    OFF_HISTORY = 56,
+    OFF_FIRST_SEQ = 64,
+    OFF_PREVIOUS_NUMBER = 72,
+    OFF_PREVIOUS_END = 80,
+    OFF_PREVIOUS_SEQ = 88,
+    OFF_CREATED = 96,
+    OFF_CLOCK = 104,
+    OFF_LET_GO = 112,
+    OFF_FLUSH = 120,
+    OFF_FLUSH_PENDING = 134,
+    OFF_FLUSH_PENDING_MS = 148,
+    OFF_RESERVED = 156,
+};
+
+#define SEGMENT_BIT_BIG 1u
+
+static const char segment_magic[8] = {'T', 'T', 'S', 'E', 'G', 'M', '0', '1'};
+
+static void put_stamp(unsigned char *p, struct stamp s)
+{
+    put_u64le(p, s.version);
+    put_u32le(p + 8, s.epoch);
+    put_u16le(p + 12, s.node);
+}
+
+static struct stamp get_stamp(const unsigned char *p)
+{
+    return (struct stamp){get_u64le(p), get_u32le(p + 8), get_u16le(p + 12)};
+}
+
+size_t segment_header_encode(const struct segment_header *h, unsigned char *out)
+{
+    size_t length = SEGMENT_HEADER_FIXED + h->vectors.len;
+
+    memset(out, 0, SEGMENT_HEADER_FIXED);
+    memcpy(out + OFF_MAGIC, segment_magic, sizeof(segment_magic));
+    put_u32le(out + OFF_LENGTH, (uint32_t)length);
+    put_u32le(out + OFF_FORMAT, SEGMENT_FORMAT);
+    put_u64le(out + OFF_NUMBER, h->number);
+    put_u32le(out + OFF_BITS, h->big_value ? SEGMENT_BIT_BIG : 0);
+    put_u32le(out + OFF_VECTORS_LEN, (uint32_t)h->vectors.len);
+    memcpy(out + OFF_UUID, h->store_uuid, sizeof(h->store_uuid));
+    put_u64le(out + OFF_HISTORY, h->history);
+    put_u64le(out + OFF_FIRST_SEQ, h->first_seq);
+    put_u64le(out + OFF_PREVIOUS_NUMBER, h->previous_number);
+    put_u64le(out + OFF_PREVIOUS_END, h->previous_end);
+    put_u64le(out + OFF_PREVIOUS_SEQ, h->previous_seq);
+    put_u64le(out + OFF_CREATED, (uint64_t)h->created_ms);
+    put_u64le(out + OFF_CLOCK, h->clock);
+    put_u64le(out + OFF_LET_GO, h->let_go);
+    put_stamp(out + OFF_FLUSH, h->flush);
+    put_stamp(out + OFF_FLUSH_PENDING, h->flush_pending);
+    put_u64le(out + OFF_FLUSH_PENDING_MS, (uint64_t)h->flush_pending_ms);
+    if (h->vectors.len > 0)
+        memcpy(out + SEGMENT_HEADER_FIXED, h->vectors.ptr, h->vectors.len);
+    put_u64le(out + OFF_SUM, hash_bytes(out + OFF_LENGTH, length - OFF_LENGTH));
+    return length;
+}
+
+enum record_parse segment_header_decode(struct slice bytes, struct segment_header *h,
+                                        size_t *length)
+{
+    const unsigned char *p = (const unsigned char *)bytes.ptr;
+
+    if (bytes.len < SEGMENT_HEADER_FIXED)
+        return RECORD_MORE;
+    if (memcmp(p, segment_magic, sizeof(segment_magic)) != 0)
+        return RECORD_BAD;
+    *length = get_u32le(p + OFF_LENGTH);
+    if (*length < SEGMENT_HEADER_FIXED || *length > SEGMENT_HEADER_MAX)
+        return RECORD_BAD;
+    if (bytes.len < *length)
+        return RECORD_MORE;
+    if (hash_bytes(p + OFF_LENGTH, *length - OFF_LENGTH) != get_u64le(p + OFF_SUM) ||
+        get_u32le(p + OFF_FORMAT) != SEGMENT_FORMAT ||
+        get_u32le(p + OFF_VECTORS_LEN) != *length - SEGMENT_HEADER_FIXED)
+        return RECORD_BAD;
+    memcpy(h->store_uuid, p + OFF_UUID, sizeof(h->store_uuid));
+    h->number = get_u64le(p + OFF_NUMBER);
+    h->big_value = (get_u32le(p + OFF_BITS) & SEGMENT_BIT_BIG) != 0;
+    h->history = get_u64le(p + OFF_HISTORY);
+    h->first_seq = get_u64le(p + OFF_FIRST_SEQ);
+    h->previous_number = get_u64le(p + OFF_PREVIOUS_NUMBER);
+    h->previous_end = get_u64le(p + OFF_PREVIOUS_END);
+    h->previous_seq = get_u64le(p + OFF_PREVIOUS_SEQ);
+    h->created_ms = (int64_t)get_u64le(p + OFF_CREATED);
+    h->clock = get_u64le(p + OFF_CLOCK);
+    h->let_go = get_u64le(p + OFF_LET_GO);
+    h->flush = get_stamp(p + OFF_FLUSH);
+    h->flush_pending = get_stamp(p + OFF_FLUSH_PENDING);
+    h->flush_pending_ms = (int64_t)get_u64le(p + OFF_FLUSH_PENDING_MS);
+    h->vectors = slice_of(bytes.ptr + SEGMENT_HEADER_FIXED, *length - SEGMENT_HEADER_FIXED);
+    return RECORD_DONE;
+}
+
+/* ---- open files ---- */
+
+int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, struct segment **out)
+{
+    struct segment *s = calloc(1, sizeof(*s));
+    size_t granules = (map_bytes >> SEGMENT_GRANULE_SHIFT) + 1;
+    void *map;
+
+    if (s == NULL)
+        return -ENOMEM;
+    s->path = strdup(path);
+    s->proofs = calloc(granules, sizeof(*s->proofs));
+    if (s->path == NULL || s->proofs == NULL) {
+        free(s->proofs);
+        free(s->path);
+        free(s);
+        return -ENOMEM;
+    }
+    /* The mapping may reach beyond the file's present end: nobody looks there before it has grown. */
+    map = map_bytes == 0 ? MAP_FAILED : mmap(NULL, map_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (map != MAP_FAILED) {
+        (void)madvise(map, map_bytes, MADV_RANDOM);
+        s->map = map;
+        s->map_bytes = map_bytes;
+    }
+    atomic_init(&s->refs, 1);
+    atomic_init(&s->trusted_from, UINT64_MAX);
+    s->number = number;
+    s->fd = fd;
+    *out = s;
+    return 0;
+}
+
+void segment_ref(struct segment *s)
+{
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+}
+
+void segment_unref(struct segment *s)
+{
+    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (s->map != NULL)
+        munmap((void *)(uintptr_t)s->map, s->map_bytes);
+    close(s->fd);
+    free(s->proofs);
+    free(s->path);
+    free(s);
+}
+
+/* ---- reading through the mapping ---- */
+
+/* Where this thread's copy under way returns to when its pages cannot be read. */
+static _Thread_local sigjmp_buf *volatile copy_escape;
+
+static void on_sigbus(int signal_number)
+{
+    if (copy_escape != NULL)
+        siglongjmp(*copy_escape, 1);
+    /* Not ours: die as without a handler. */
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+void segment_install_guard(void)
+{
+    struct sigaction action = {.sa_handler = on_sigbus, .sa_flags = SA_NODEFER};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
+}
+
+static bool guarded_memcpy(char *to, const char *from, size_t len)
+{
+    sigjmp_buf escape;
+
+    if (sigsetjmp(escape, 0) != 0) {
+        copy_escape = NULL;
+        return false;
+    }
+    copy_escape = &escape;
+    memcpy(to, from, len);
+    copy_escape = NULL;
+    return true;
+}
+
+bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *out, uint16_t second)
+{
+    size_t last = (size_t)(offset + len - 1) >> SEGMENT_GRANULE_SHIFT;
+
+    if (offset + len > s->map_bytes)
+        return false;
+    for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++) {
+        uint16_t proof = atomic_load_explicit(&s->proofs[g], memory_order_relaxed);
+
+        if (proof == 0 || (uint16_t)(second - proof) > 1)
+            return false;
+    }
+    return guarded_memcpy(out, s->map + offset, len);
+}
+
+void segment_proved(struct segment *s, uint64_t offset, size_t len, uint16_t second)
+{
+    size_t last = (size_t)(offset + len - 1) >> SEGMENT_GRANULE_SHIFT;
+
+    if (offset + len > s->map_bytes)
+        return;
+    for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++)
+        atomic_store_explicit(&s->proofs[g], second, memory_order_relaxed);
+}
+
+/* ---- tables ---- */
+
+struct segment_table *segment_table_add(const struct segment_table *old, struct segment *s)
+{
+    uint32_t first = old != NULL && old->count > 0 ? old->first : s->number;
+    uint32_t count = s->number - first + 1;
+    struct segment_table *t = calloc(1, sizeof(*t) + count * sizeof(t->at[0]));
+
+    if (t == NULL)
+        return NULL;
+    t->first = first;
+    t->count = count;
+    if (old != NULL && old->count > 0)
+        memcpy(t->at, old->at, old->count * sizeof(t->at[0]));
+    t->at[count - 1] = s;
+    return t;
+}

@@ -1,0 +1,700 @@
+/*
+ * writer.c - the one thread that writes: takes what the ports hand over, decides, appends, syncs, publishes.
+ *
+ * Provides: writer_*() of logstore.h.
+ * Used by:  ports (hand over), big.c (hands over when a file is ready), main through store_close().
+ * Threads:  its own; writer_hand_over() and writer_fail() from any.
+ *
+ * One writer makes guards, versions and the delta simple: nothing changes between looking and appending. A batch is
+ * decided, written with one call, synced as the policy asks, and only then seen by readers and answered. A batch that
+ * cannot be written is taken back whole.
+ *
+ * Gathering (policy always): a sync covers whoever waits, so it pays to wait a moment for those whom the last sync has
+ * just answered: until as many wait as it covered plus those that had come meanwhile, at most half the smoothed sync
+ * time and never more than 2 ms. With a single client nothing is ever waited for.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "store/logstore/logstore.h"
+
+#define BATCH_WRITES 4096
+#define GATHER_MAX_US 2000
+
+struct writer_state {
+    struct store_write *batch[BATCH_WRITES]; /* decided, not yet answered */
+    unsigned count;
+    bool has_flush;             /* the batch is one flush, applied once it is in the log */
+    struct record flush;
+    /* For taking a batch back. */
+    uint64_t saved_live_count;
+    /* Gathering. */
+    unsigned last_count;        /* writes that the last sync covered */
+    unsigned waiting_then;      /* writes that had come when it ended */
+    int64_t last_end_us;
+    int64_t smoothed_sync_us;
+};
+
+enum decision { DECIDED, BATCH_IS_FULL };
+
+/* ---- taking over ---- */
+
+void writer_wake(struct logstore *ls)
+{
+    if (atomic_exchange(&ls->wake_at, 0) != 0)
+        sem_post(&ls->inbox_wake);
+}
+
+void writer_hand_over(struct logstore *ls, struct store_write *first)
+{
+    struct store_write *newest = NULL;
+    struct store_write *oldest = first;
+    struct store_write *head;
+    uint32_t count = 0;
+    uint32_t wake_at;
+
+    while (first != NULL) {
+        struct store_write *next = first->next;
+
+        first->next = newest;
+        newest = first;
+        first = next;
+        count++;
+    }
+    head = atomic_load_explicit(&ls->inbox, memory_order_relaxed);
+    do {
+        oldest->next = head;
+    } while (!atomic_compare_exchange_weak(&ls->inbox, &head, newest));
+    count += atomic_fetch_add(&ls->inbox_count, count);
+    wake_at = atomic_load(&ls->wake_at);
+    if (wake_at != 0 && count >= wake_at)
+        writer_wake(ls);
+}
+
+/* Everything that waits, oldest first. */
+static struct store_write *take_inbox(struct logstore *ls)
+{
+    struct store_write *w = atomic_exchange(&ls->inbox, NULL);
+    struct store_write *first = NULL;
+    uint32_t count = 0;
+
+    while (w != NULL) {
+        struct store_write *next = w->next;
+
+        w->next = first;
+        first = w;
+        w = next;
+        count++;
+    }
+    atomic_fetch_sub(&ls->inbox_count, count);
+    return first;
+}
+
+/* Sleeps until `count` writes wait, somebody calls writer_wake(), or the monotonic time (0: none) has come. */
+static void sleep_for(struct logstore *ls, uint32_t count, int64_t until_us)
+{
+    atomic_store(&ls->wake_at, count);
+    if (atomic_load(&ls->inbox_count) >= count || atomic_load(&ls->writer_stop) ||
+        atomic_load(&ls->checkpoint.freeze_wanted)) {
+        /* Whoever has taken wake_at away posts; that post must not wake a later sleep for nothing. */
+        if (atomic_exchange(&ls->wake_at, 0) != 0)
+            return;
+    }
+    if (until_us == 0) {
+        while (sem_wait(&ls->inbox_wake) == -1 && errno == EINTR)
+            ;
+    } else {
+        struct timespec until = {until_us / 1000000, until_us % 1000000 * 1000};
+
+        while (sem_clockwait(&ls->inbox_wake, CLOCK_MONOTONIC, &until) == -1) {
+            if (errno == EINTR)
+                continue;
+            /* Timed out, unless somebody is about to post. */
+            if (atomic_exchange(&ls->wake_at, 0) != 0)
+                return;
+            until_us = 0;
+            while (sem_wait(&ls->inbox_wake) == -1 && errno == EINTR)
+                ;
+            return;
+        }
+    }
+}
+
+static void gather(struct logstore *ls, struct writer_state *ws)
+{
+    int64_t window = ws->smoothed_sync_us / 2;
+    uint32_t expected = ws->last_count + ws->waiting_then;
+    int64_t until;
+
+    if (ls->config.sync != STORE_SYNC_ALWAYS || expected <= 1)
+        return;
+    until = ws->last_end_us + (window < GATHER_MAX_US ? window : GATHER_MAX_US);
+    if (atomic_load(&ls->inbox_count) < expected && clock_mono_us() < until)
+        sleep_for(ls, expected, until);
+}
+
+/* ---- reading the present state ---- */
+
+int writer_read_record(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
+{
+    struct place at = {e->segment, e->offset, e->length};
+    int rc = 0;
+
+    *owned = NULL;
+    if (!log_find_in_batch(ls, at, out))
+        rc = reader_load(ls, e, out, owned);
+    if (rc == 0 && e->has_touch) {
+        /* The register's stamp lies in the touch record; its value is in the entry. */
+        struct entry touch = {.segment = e->touch_segment, .offset = e->touch_offset};
+        struct record *touched = malloc(sizeof(*touched));
+        void *memory = NULL;
+
+        if (touched == NULL)
+            rc = -ENOMEM;
+        else if (!log_find_in_batch(ls, (struct place){e->touch_segment, e->touch_offset, 0},
+                                    touched))
+            rc = reader_load(ls, &touch, touched, &memory);
+        if (rc == 0)
+            out->touch = touched->touch;
+        free(memory);
+        free(touched);
+    }
+    out->expires_ms = e->expires_ms;
+    return rc;
+}
+
+static enum store_status status_of(int rc)
+{
+    switch (rc) {
+    case 0:
+        return STORE_OK;
+    case -ENOSPC:
+    case -EDQUOT:
+        return STORE_NO_SPACE;
+    case -ENOMEM:
+        return STORE_NO_MEMORY;
+    case -EUCLEAN:
+        return STORE_DAMAGED;
+    case -EROFS:
+        return STORE_READ_ONLY;
+    default:
+        return STORE_IO_ERROR;
+    }
+}
+
+/* ---- appending one record ---- */
+
+static void record_begin(struct record *r, enum record_kind kind, struct slice key,
+                         struct stamp stamp)
+{
+    r->kind = kind;
+    r->flags = 0;
+    r->expires_ms = 0;
+    r->base = r->logged = r->touch = stamp;
+    r->has_client_cas = false;
+    r->client_cas = 0;
+    r->key = key;
+    r->attrs = r->value = slice_of(NULL, 0);
+    r->big_file = r->big_bytes = r->big_sum = 0;
+    r->slot_count = 0;
+}
+
+/* Makes sure that a record of this body fits into the active segment. 0; 1: write the batch first; -errno. */
+static int make_room(struct logstore *ls, size_t body_len)
+{
+    if (log_fits(ls, body_len))
+        return 0;
+    return ls->log.piece_count > 0 ? 1 : log_rotate(ls);
+}
+
+/* Puts the record into the batch and its effect into the state. `owned` is freed sooner or later in every case. */
+static enum decision append(struct logstore *ls, struct store_write *w, struct record *r,
+                            uint64_t body_sum, void *owned, const struct entry *prev)
+{
+    struct place at;
+    int rc = make_room(ls, r->key.len + r->attrs.len + r->value.len);
+
+    if (rc < 0) {
+        free(owned);
+        w->status = status_of(rc);
+        return DECIDED;
+    }
+    if (rc == 1 || !log_add(ls, r, body_sum, owned, &at)) {
+        free(owned);
+        return BATCH_IS_FULL;
+    }
+    rc = keyspace_apply(ls, r, at, w->hash, prev);
+    if (rc != 0)
+        /* The record is in the batch and cannot be taken out alone: it stays, as a write whose answer was lost. */
+        log_warn("no memory for the index entry of a record in segment %u", at.segment);
+    w->in_delta = rc == 0 && r->kind != RECORD_FLUSH;
+    w->appended = true;
+    w->cas = record_cas(r);
+    w->status = status_of(rc);
+    return DECIDED;
+}
+
+/* ---- the operations ---- */
+
+static enum decision do_put(struct logstore *ls, struct store_write *w, const struct entry *prev)
+{
+    struct record r;
+    uint64_t sum = w->body_sum;
+    struct slice cas;
+
+    record_begin(&r, RECORD_PUT, w->key, keyspace_stamp(ls));
+    r.flags = w->flags;
+    r.expires_ms = w->expires_ms;
+    r.attrs = w->attrs;
+    r.value = slice_of(w->value, w->value_len);
+    if (w->spool != NULL) {
+        big_spool_describe(w->spool, &r);
+        r.value = slice_of(NULL, 0);
+    }
+    if (r.attrs.len > 0 && attr_find(r.attrs, ATTR_CLIENT_CAS, &cas) && cas.len == 8) {
+        struct record_layout layout = {.attrs_len = (uint32_t)r.attrs.len};
+        struct slice key = r.key;
+        struct slice value = r.value;
+
+        record_set_body(&r, &layout, r.attrs.ptr);
+        r.key = key;
+        r.value = value;
+    }
+    return append(ls, w, &r, sum, NULL, prev);
+}
+
+static enum decision do_delete(struct logstore *ls, struct store_write *w, const struct entry *prev)
+{
+    struct record r;
+
+    record_begin(&r, RECORD_DELETE, w->key, keyspace_stamp(ls));
+    return append(ls, w, &r, hash_slice(w->key), NULL, prev);
+}
+
+static enum decision do_touch(struct logstore *ls, struct store_write *w, const struct entry *prev)
+{
+    struct record r;
+    enum decision decision;
+
+    record_begin(&r, RECORD_TOUCH, w->key, keyspace_stamp(ls));
+    r.base = prev->base;
+    r.expires_ms = w->expires_ms;
+    decision = append(ls, w, &r, hash_slice(w->key), NULL, prev);
+    w->cas = prev->cas;
+    return decision;
+}
+
+static enum decision do_flush(struct logstore *ls, struct writer_state *ws, struct store_write *w,
+                              int64_t now_ms)
+{
+    struct record *r = &ws->flush;
+    struct place at;
+    int rc;
+
+    if (ls->log.piece_count > 0)
+        return BATCH_IS_FULL;
+    rc = make_room(ls, 0);
+    if (rc != 0) {
+        w->status = status_of(rc);
+        return DECIDED;
+    }
+    record_begin(r, RECORD_FLUSH, slice_of(NULL, 0), keyspace_stamp(ls));
+    r->expires_ms = w->flush_at_ms > now_ms ? w->flush_at_ms : 0;
+    if (!log_add(ls, r, hash_bytes(NULL, 0), NULL, &at))
+        assert(!"an empty batch takes a record");
+    ws->has_flush = true;
+    w->appended = true;
+    w->status = STORE_OK;
+    return DECIDED;
+}
+
+/* Adds to this writer's slot; the slots stay in the order of their writers. False: a number would overflow. */
+static bool slot_add(struct record *r, struct stamp stamp, int64_t delta)
+{
+    unsigned i = 0;
+
+    while (i < r->slot_count &&
+           (r->slots[i].stamp.node < stamp.node ||
+            (r->slots[i].stamp.node == stamp.node && r->slots[i].stamp.epoch < stamp.epoch)))
+        i++;
+    if (i == r->slot_count || r->slots[i].stamp.node != stamp.node ||
+        r->slots[i].stamp.epoch != stamp.epoch) {
+        if (r->slot_count == RECORD_SLOTS_MAX)
+            return false;
+        memmove(r->slots + i + 1, r->slots + i, (r->slot_count - i) * sizeof(r->slots[0]));
+        r->slot_count++;
+        r->slots[i].sum = 0;
+    }
+    r->slots[i].stamp = stamp;
+    return !__builtin_add_overflow(r->slots[i].sum, delta, &r->slots[i].sum);
+}
+
+/* Key, attributes and value as one piece of memory of the record's own. NULL: no memory. */
+static char *gather_body(struct record *r, const struct slice pieces[2])
+{
+    size_t value_len = pieces[0].len + pieces[1].len;
+    char *body = malloc(r->key.len + r->attrs.len + value_len + 1);
+    struct record_layout layout = {.key_len = (uint32_t)r->key.len,
+                                   .attrs_len = (uint32_t)r->attrs.len,
+                                   .value_len = (uint32_t)value_len};
+    char *p = body;
+    const struct slice parts[4] = {r->key, r->attrs, pieces[0], pieces[1]};
+
+    if (body == NULL)
+        return NULL;
+    for (unsigned i = 0; i < 4; i++) {
+        if (parts[i].len > 0)
+            memcpy(p, parts[i].ptr, parts[i].len);
+        p += parts[i].len;
+    }
+    record_set_body(r, &layout, body);
+    return body;
+}
+
+static enum decision append_change(struct logstore *ls, struct store_write *w, struct record *r,
+                                   const struct slice pieces[2], const struct entry *prev)
+{
+    char *body;
+    uint64_t sum;
+
+    body = gather_body(r, pieces);
+    if (body == NULL) {
+        w->status = STORE_NO_MEMORY;
+        return DECIDED;
+    }
+    sum = hash_bytes(body, r->key.len + r->attrs.len + r->value.len);
+    return append(ls, w, r, sum, body, prev);
+}
+
+static enum decision change_put(struct logstore *ls, struct store_write *w,
+                                const struct store_change *change, const struct entry *prev)
+{
+    static const struct slice nothing[2];
+    uint64_t len = (uint64_t)change->pieces[0].len + change->pieces[1].len;
+    struct record r;
+    int rc;
+
+    if (len > ls->config.max_value_bytes) {
+        w->status = STORE_TOO_LARGE;
+        return DECIDED;
+    }
+    record_begin(&r, RECORD_PUT, w->key, keyspace_stamp(ls));
+    r.flags = change->flags;
+    r.expires_ms = change->expires_ms;
+    r.attrs = change->attrs;
+    if (len <= STORE_SPOOL_MIN)
+        return append_change(ls, w, &r, change->pieces, prev);
+    /* An empty batch takes the record for certain: the file is not written in vain. */
+    if (ls->log.piece_count > 0)
+        return BATCH_IS_FULL;
+    rc = big_write_now(ls, w->key, change->attrs, change->pieces, &r);
+    if (rc != 0) {
+        w->status = status_of(rc);
+        return DECIDED;
+    }
+    return append_change(ls, w, &r, nothing, prev);
+}
+
+static enum decision change_counter(struct logstore *ls, struct store_write *w, struct record *now,
+                                    int64_t delta, const struct entry *prev)
+{
+    const struct slice pieces[2] = {now->value, {NULL, 0}};
+
+    now->kind = RECORD_COUNTER;
+    now->logged = keyspace_stamp(ls);
+    if (!slot_add(now, now->logged, delta)) {
+        w->status = STORE_BAD_VALUE;
+        return DECIDED;
+    }
+    return append_change(ls, w, now, pieces, prev);
+}
+
+static enum decision do_update(struct logstore *ls, struct store_write *w, const struct entry *prev,
+                               bool live)
+{
+    struct store_change change = {.kind = CHANGE_NONE};
+    struct record now;
+    void *owned = NULL;
+    enum decision decision = DECIDED;
+    int rc = live ? writer_read_record(ls, prev, &now, &owned) : 0;
+
+    if (rc != 0) {
+        w->status = status_of(rc);
+        return DECIDED;
+    }
+    w->status = w->compute(w, live ? &now : NULL, &change);
+    if (live)
+        w->cas = prev->cas;
+    if (w->status == STORE_OK && change.kind == CHANGE_PUT)
+        decision = change_put(ls, w, &change, prev);
+    else if (w->status == STORE_OK && change.kind == CHANGE_COUNTER && live)
+        decision = change_counter(ls, w, &now, change.delta, prev);
+    free(owned);
+    return decision;
+}
+
+/* ---- deciding ---- */
+
+/* STORE_OK: go on. */
+static enum store_status check_guard(const struct store_write *w, const struct entry *e, bool live)
+{
+    switch (w->guard) {
+    case STORE_IF_ABSENT:
+        return live ? STORE_NOT_STORED : STORE_OK;
+    case STORE_IF_PRESENT:
+        return live ? STORE_OK : STORE_NOT_STORED;
+    case STORE_IF_CAS:
+        if (!live)
+            return STORE_NOT_FOUND;
+        return e->cas == w->guard_cas ? STORE_OK : STORE_EXISTS;
+    case STORE_ANY:
+        break;
+    }
+    return STORE_OK;
+}
+
+static int find_newest(struct logstore *ls, const struct store_write *w, struct entry *out)
+{
+    int rc;
+
+    grace_enter(&ls->grace, &ls->writer_grace);
+    rc = keyspace_find(ls, ls->writer_reader, w->hash, w->key, UINT64_MAX, out);
+    grace_leave(&ls->writer_grace);
+    return rc;
+}
+
+static enum decision decide(struct logstore *ls, struct writer_state *ws, struct store_write *w)
+{
+    int64_t now_ms = keyspace_now_ms(ls);
+    struct entry entry;
+    const struct entry *prev = NULL;
+    bool live;
+    int rc;
+
+    if (atomic_load_explicit(&ls->read_only, memory_order_relaxed)) {
+        w->status = STORE_READ_ONLY;
+        return DECIDED;
+    }
+    if (ws->has_flush)
+        return BATCH_IS_FULL;
+    if (w->op == STORE_FLUSH)
+        return do_flush(ls, ws, w, now_ms);
+    rc = find_newest(ls, w, &entry);
+    if (rc == 0)
+        prev = &entry;
+    else if (rc != -ENOENT) {
+        w->status = status_of(rc);
+        return DECIDED;
+    }
+    live = prev != NULL && keyspace_is_live(ls, prev, now_ms, NULL);
+    w->existed = live;
+    w->status = check_guard(w, prev, live);
+    if (w->status != STORE_OK)
+        return DECIDED;
+    if (!live && (w->op == STORE_DELETE || w->op == STORE_TOUCH)) {
+        w->status = STORE_NOT_FOUND;
+        return DECIDED;
+    }
+    switch (w->op) {
+    case STORE_PUT:
+        return do_put(ls, w, prev);
+    case STORE_DELETE:
+        return do_delete(ls, w, prev);
+    case STORE_TOUCH:
+        return do_touch(ls, w, prev);
+    case STORE_UPDATE:
+        return do_update(ls, w, prev, live);
+    case STORE_FLUSH:
+        break;
+    }
+    return DECIDED;
+}
+
+/* ---- a batch ---- */
+
+/* Nothing of the batch is in the log: its effects go, newest first. */
+static void take_back(struct logstore *ls, struct writer_state *ws, enum store_status status)
+{
+    struct delta *d = atomic_load_explicit(&ls->active, memory_order_relaxed);
+
+    for (unsigned i = ws->count; i-- > 0;) {
+        struct store_write *w = ws->batch[i];
+
+        if (w->in_delta)
+            delta_undo(d, w->hash, w->key);
+        if (w->appended)
+            w->status = status;
+    }
+    atomic_store_explicit(&ls->live_count, ws->saved_live_count, memory_order_relaxed);
+}
+
+static void refuse_appended(struct writer_state *ws, enum store_status status)
+{
+    for (unsigned i = 0; i < ws->count; i++)
+        if (ws->batch[i]->appended)
+            ws->batch[i]->status = status;
+}
+
+static int sync_batch(struct logstore *ls, struct writer_state *ws)
+{
+    int64_t start = clock_mono_us();
+    int rc = log_sync(ls);
+    int64_t took = clock_mono_us() - start;
+
+    ws->smoothed_sync_us += (took - ws->smoothed_sync_us) / 8;
+    return rc;
+}
+
+/* Writes, syncs, publishes, answers. */
+static void finish_batch(struct logstore *ls, struct writer_state *ws)
+{
+    bool wrote = ls->log.piece_count > 0;
+    int rc = log_write(ls);
+
+    if (rc != 0) {
+        take_back(ls, ws, status_of(rc));
+    } else {
+        if (wrote && ls->config.sync == STORE_SYNC_ALWAYS)
+            rc = sync_batch(ls, ws);
+        if (rc != 0)
+            refuse_appended(ws, STORE_READ_ONLY);
+        else if (ws->has_flush)
+            (void)keyspace_apply(ls, &ws->flush, (struct place){0}, 0, NULL);
+        if (rc == 0)
+            atomic_store_explicit(&ls->marks.visible_seq, ls->log.tail_seq, memory_order_release);
+    }
+    atomic_fetch_add_explicit(&ls->batches, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&ls->batch_writes, ws->count, memory_order_relaxed);
+    for (unsigned i = 0; i < ws->count; i++) {
+        struct store_write *w = ws->batch[i];
+
+        if (w->spool != NULL) {
+            big_spool_end(w->spool, w->status == STORE_OK);
+            w->spool = NULL;
+        }
+        store_write_finish(w);
+    }
+}
+
+static struct store_write *run_batch(struct logstore *ls, struct writer_state *ws,
+                                     struct store_write *w)
+{
+    ws->count = 0;
+    ws->has_flush = false;
+    ws->saved_live_count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
+    while (w != NULL && ws->count < BATCH_WRITES) {
+        struct store_write *next = w->next;
+
+        if (decide(ls, ws, w) == BATCH_IS_FULL)
+            break;
+        ws->batch[ws->count++] = w;
+        w = next;
+    }
+    finish_batch(ls, ws);
+    return w;
+}
+
+static void run_chain(struct logstore *ls, struct writer_state *ws, struct store_write *w)
+{
+    unsigned covered = 0;
+
+    while (w != NULL) {
+        w = run_batch(ls, ws, w);
+        covered += ws->count;
+        background_slow_down(ls);
+    }
+    ws->last_count = covered;
+    ws->last_end_us = clock_mono_us();
+    ws->waiting_then = atomic_load(&ls->inbox_count);
+}
+
+/* ---- the thread ---- */
+
+static void *writer_main(void *arg)
+{
+    struct logstore *ls = arg;
+    struct writer_state *ws = ls->writer_state;
+
+    for (;;) {
+        struct store_write *chain;
+
+        if (atomic_load(&ls->checkpoint.freeze_wanted))
+            background_freeze(ls);
+        keyspace_fold_flush(ls, keyspace_now_ms(ls));
+        if (atomic_load(&ls->inbox_count) > 0)
+            gather(ls, ws);
+        chain = take_inbox(ls);
+        if (chain != NULL)
+            run_chain(ls, ws, chain);
+        else if (atomic_load(&ls->writer_stop))
+            break;
+        else
+            sleep_for(ls, 1, 0);
+    }
+    return NULL;
+}
+
+int writer_start(struct logstore *ls)
+{
+    int rc;
+
+    ls->writer_state = calloc(1, sizeof(*ls->writer_state));
+    if (ls->writer_state == NULL)
+        return -ENOMEM;
+    ls->writer_state->smoothed_sync_us = 500;
+    sem_init(&ls->inbox_wake, 0, 0);
+    rc = pthread_create(&ls->writer, NULL, writer_main, ls);
+    if (rc == 0)
+        ls->writer_runs = true;
+    return -rc;
+}
+
+void writer_end(struct logstore *ls)
+{
+    if (ls->writer_runs) {
+        atomic_store(&ls->writer_stop, true);
+        writer_wake(ls);
+        pthread_join(ls->writer, NULL);
+        sem_destroy(&ls->inbox_wake);
+        ls->writer_runs = false;
+    }
+    free(ls->writer_state);
+    ls->writer_state = NULL;
+}
+
+int writer_mark_clean(struct logstore *ls)
+{
+    static const char clean = MARKER_CLEAN;
+    uint64_t clock = atomic_load(&ls->clock);
+    struct record r;
+    struct place at;
+    int rc = make_room(ls, sizeof(clean));
+
+    if (rc != 0)
+        return rc;
+    record_begin(&r, RECORD_MARKER, slice_of(NULL, 0),
+                 (struct stamp){clock, ls->id.epoch, ls->id.node});
+    r.value = slice_of(&clean, sizeof(clean));
+    if (!log_add(ls, &r, hash_slice(r.value), NULL, &at))
+        return -EIO;
+    rc = log_write(ls);
+    return rc != 0 ? rc : log_sync(ls);
+}
+
+void writer_fail(struct logstore *ls, int error, const char *what)
+{
+    struct identity id = ls->id;
+
+    if (atomic_exchange(&ls->read_only, true))
+        return;
+    log_error("cannot sync %s: %s; no more writes are taken until a restart", what,
+              strerror(-error));
+    id.sync_failed = true;
+    if (identity_write(ls->dir, &id) != 0)
+        log_error("cannot note the failed sync in %s/STORE", ls->dir);
+}
