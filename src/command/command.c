@@ -52,7 +52,7 @@ static bool exact_sum(const struct record *rec, wide *out)
 {
     uint64_t base;
 
-    if (rec->big_bytes > 0 || !parse_number(rec->value, &base))
+    if (!parse_number(rec->value, &base))
         return false;
     *out = (wide)base;
     for (unsigned i = 0; i < rec->slot_count; i++)
@@ -102,8 +102,8 @@ static enum store_status join(struct store_write *w, const struct record *now, b
     _Static_assert(sizeof(w->scratch) >= NUM_TEXT_MAX, "a counter's text must fit");
     if (now == NULL)
         return STORE_NOT_STORED;
-    if (now->big_bytes > 0)
-        return STORE_TOO_LARGE; /* a value in a file of its own is not joined in memory */
+    if (now->value.len != record_value_bytes(now))
+        return STORE_TOO_LARGE; /* it stayed in its file */
     present = command_shown_value(now, w->scratch);
     if (present.len + added.len > w->argument[0])
         return STORE_TOO_LARGE;

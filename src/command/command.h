@@ -28,15 +28,16 @@ int64_t command_expires_ms(int64_t exptime, int64_t now_ms);
 int64_t command_flush_at_ms(int64_t delay, int64_t now_ms);
 
 /* The value as clients see it. `text` is room for the number that a counter shows; the result
- * points into it or into the record. Of a counter whose base is no number: the base. The value must
- * be in memory (rec->big_bytes == 0) to be shown. */
+ * points into it or into the record. Of a counter whose base is no number: the base. rec->value
+ * must be there: what is sent from a file is never a counter. */
 struct slice command_shown_value(const struct record *rec, char text[NUM_TEXT_MAX]);
 
 /*
  * Compute steps for STORE_UPDATE.
  *
  * append, prepend: w->value goes behind or before the value; flags, expiry and attributes stay;
- *   argument[0] is the largest value allowed. STORE_NOT_STORED when absent, STORE_TOO_LARGE.
+ *   argument[0] is the largest value allowed. STORE_NOT_STORED when absent; STORE_TOO_LARGE above
+ *   that, or when the engine has not brought a big value into memory.
  * incr, decr: argument[0] is the delta; reply is the number shown afterwards; flags, expiry and
  *   attributes stay. STORE_NOT_FOUND when absent, STORE_BAD_VALUE for what is no number.
  *   incr wraps at 2^64, decr stops at 0.

@@ -6,8 +6,9 @@
  * Threads:  the connection's worker.
  *
  * A value that is wholly in the input is copied once, into its write. One that comes in pieces is
- * gathered in a write that grows with what has arrived, never with what was announced. Values above
- * STORE_SPOOL_MIN go to a file of their own piece by piece.
+ * gathered in a write that grows with what has arrived, never with what was announced. Of a value
+ * above STORE_SPOOL_MIN only the beginning is gathered so; then it goes piece by piece to a file of
+ * its own. append and prepend are computed in memory and stay there.
  */
 #include "session/mc_session.h"
 
@@ -20,6 +21,13 @@
 /* The first room for a value that comes in pieces. */
 #define ROOM_MIN 4096
 
+/* So much of a big value must have come before a file is begun for it: an announcement alone costs
+ * nothing. */
+#define SPOOL_FROM (64u * 1024)
+
+/* What a file under way may hold in memory. */
+#define SPOOL_CHARGE (2 * STORE_SPOOL_PIECE)
+
 /* "\r\n" behind a value. */
 #define TAIL_BYTES 2
 
@@ -28,9 +36,10 @@ struct mc_body {
     struct mc_request request; /* its key points to `key` below */
     char key[MC_KEY_MAX];
     uint64_t got;
-    struct store_write *write; /* room for `room` bytes */
-    size_t room;               /* all of it taken from the budget */
-    struct store_spool *spool; /* instead of write */
+    struct store_write *write; /* room for `room` bytes; NULL with spool */
+    size_t room;
+    struct store_spool *spool;
+    size_t charged; /* taken from the budget */
     unsigned tail_got;
     bool tail_bad;
 };
@@ -67,7 +76,6 @@ static void refuse(struct mc_session *s, const struct mc_request *request, enum 
 
 /* ---- handing over ---- */
 
-/* append and prepend are computed in memory. */
 static bool is_join(enum mc_command command)
 {
     return command == MC_APPEND || command == MC_PREPEND;
@@ -150,8 +158,8 @@ static void body_free(struct mc_session *s)
         store_spool_abandon(b->spool);
     if (b->write != NULL)
         store_write_free(b->write);
-    if (b->room > 0)
-        budget_give(mc_worker(s)->budget, b->room);
+    if (b->charged > 0)
+        budget_give(mc_worker(s)->budget, b->charged);
     free(b);
 }
 
@@ -166,25 +174,14 @@ static void body_fail(struct mc_session *s, enum mc_error error)
     mc_begin_swallow(s, left);
 }
 
-/* Memory or a file for the value that begins. 0 or -errno. */
-static int body_open(struct mc_session *s, struct mc_body *b)
-{
-    struct store_port *port = mc_worker(s)->port;
-    const struct slice no_attrs = slice_of(NULL, 0);
-
-    if (b->request.body_bytes > STORE_SPOOL_MIN)
-        return store_spool_open(port, b->request.key, no_attrs, b->request.body_bytes, on_room, s,
-                                &b->spool);
-    b->write = store_write_new(port, b->request.key, no_attrs, 0);
-    return b->write != NULL ? 0 : -ENOMEM;
-}
-
 static void begin_pieces(struct mc_session *s, const struct mc_request *request)
 {
     struct mc_body *b = calloc(1, sizeof(*b));
-    int rc;
 
-    if (b == NULL) {
+    if (b != NULL)
+        b->write = store_write_new(mc_worker(s)->port, request->key, slice_of(NULL, 0), 0);
+    if (b == NULL || b->write == NULL) {
+        free(b);
         refuse(s, request, MC_ERROR_NO_MEMORY);
         mc_begin_swallow(s, (uint64_t)request->body_bytes + TAIL_BYTES);
         return;
@@ -194,9 +191,6 @@ static void begin_pieces(struct mc_session *s, const struct mc_request *request)
     b->request.key.ptr = b->key;
     s->body = b;
     s->phase = MC_PHASE_BODY;
-    rc = body_open(s, b);
-    if (rc != 0)
-        body_fail(s, error_of_errno(rc));
 }
 
 /* Makes room for n more bytes in memory. False: there is none. */
@@ -220,14 +214,47 @@ static bool body_reserve(struct mc_session *s, struct mc_body *b, size_t n)
         budget_give(budget, room - b->room);
         return false;
     }
+    b->charged += room - b->room;
     b->write = grown;
     b->room = room;
     return true;
 }
 
+static bool is_spooled(const struct mc_request *request)
+{
+    return request->body_bytes > STORE_SPOOL_MIN && !is_join(request->info->command);
+}
+
+/* From memory to a file. 0 or -errno; the body is to be given up then. */
+static int body_spill(struct mc_session *s, struct mc_body *b)
+{
+    struct session_worker *worker = mc_worker(s);
+    int rc;
+
+    if (!budget_take(worker->budget, SPOOL_CHARGE))
+        return -ENOMEM;
+    b->charged += SPOOL_CHARGE;
+    rc = store_spool_open(worker->port, b->request.key, slice_of(NULL, 0), b->request.body_bytes,
+                          on_room, s, &b->spool);
+    if (rc == 0 && b->got > 0)
+        rc = store_spool_add(b->spool, slice_of(b->write->value, (size_t)b->got));
+    store_write_free(b->write);
+    b->write = NULL;
+    budget_give(worker->budget, b->room);
+    b->charged -= b->room;
+    b->room = 0;
+    return rc;
+}
+
 /* Takes bytes of the value. 0 or -errno. */
 static int body_add(struct mc_session *s, struct mc_body *b, struct slice bytes)
 {
+    int rc = 0;
+
+    if (b->spool == NULL && is_spooled(&b->request) && b->got + bytes.len > SPOOL_FROM)
+        rc = body_spill(s, b);
+    if (rc != 0)
+        return rc;
     if (b->spool != NULL)
         return store_spool_add(b->spool, bytes);
     if (!body_reserve(s, b, bytes.len))
@@ -241,7 +268,7 @@ static void body_finish(struct mc_session *s)
 {
     struct mc_body *b = s->body;
     struct store_write *w = b->write;
-    size_t charged = b->room;
+    size_t charged = b->charged;
 
     s->phase = MC_PHASE_LINE;
     if (b->tail_bad) {
@@ -262,7 +289,7 @@ static void body_finish(struct mc_session *s)
     submit(s, w, &b->request, charged);
     b->write = NULL; /* the write is the store's now, the charge goes with it */
     b->spool = NULL;
-    b->room = 0;
+    b->charged = 0;
     body_free(s);
 }
 
@@ -339,15 +366,13 @@ size_t mc_take_swallow(struct mc_session *s, struct slice in)
 size_t mc_begin_body(struct mc_session *s, const struct mc_request *request, struct slice in)
 {
     size_t whole = (size_t)request->body_bytes + TAIL_BYTES;
-    bool spooled = request->body_bytes > STORE_SPOOL_MIN;
 
-    if (request->body_bytes > mc_worker(s)->app->max_value_bytes ||
-        (spooled && is_join(request->info->command))) {
+    if (request->body_bytes > mc_worker(s)->app->max_value_bytes) {
         refuse(s, request, MC_ERROR_TOO_LARGE);
         mc_begin_swallow(s, whole);
         return 0;
     }
-    if (!spooled && in.len >= whole) {
+    if (in.len >= whole && !is_spooled(request)) {
         take_whole(s, request, in);
         return whole;
     }

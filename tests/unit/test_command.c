@@ -206,7 +206,7 @@ static void nothing_is_made_of_an_absent_key(void **state)
     assert_int_equal(change.kind, CHANGE_NONE);
 }
 
-static void a_value_in_a_file_is_neither_number_nor_joined(void **state)
+static void a_value_that_stayed_in_its_file_is_neither_number_nor_joined(void **state)
 {
     struct record now = record_of("", 0, 0, 0);
     struct store_write w = {.argument = {UINT64_MAX}};
@@ -217,6 +217,9 @@ static void a_value_in_a_file_is_neither_number_nor_joined(void **state)
     assert_int_equal(command_incr(&w, &now, &change), STORE_BAD_VALUE);
     assert_int_equal(command_append(&w, &now, &change), STORE_TOO_LARGE);
     assert_int_equal(change.kind, CHANGE_NONE);
+    now.value = slice_str("ab"); /* brought into memory for us */
+    assert_int_equal(command_append(&w, &now, &change), STORE_OK);
+    assert_true(slice_is(change.pieces[0], "ab"));
 }
 
 /* What append or prepend makes of a record; NULL: refused as too large. */
@@ -292,7 +295,7 @@ int main(void)
         cmocka_unit_test(incr_adds_and_wraps),
         cmocka_unit_test(decr_stops_at_zero),
         cmocka_unit_test(nothing_is_made_of_an_absent_key),
-        cmocka_unit_test(a_value_in_a_file_is_neither_number_nor_joined),
+        cmocka_unit_test(a_value_that_stayed_in_its_file_is_neither_number_nor_joined),
         cmocka_unit_test(append_and_prepend_keep_the_rest),
         cmocka_unit_test(a_new_value_drops_the_cas_that_a_client_chose),
     };
