@@ -328,7 +328,8 @@ void conn_flush(struct bench_conn *c, struct conn_env *env)
 
 /* ---- receiving ---- */
 
-/* A key that this connection itself has written (--own-keys) must be there, allowed misses or not. */
+/* A key that this connection itself has written (--own-keys) must be there, also with
+ * --allow-misses. */
 static void conn_count_miss(struct bench_conn *c, struct conn_env *env,
                             const struct bench_request *request)
 {
