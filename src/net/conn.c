@@ -381,7 +381,7 @@ bool conn_has_partial(const struct conn *c)
 
 bool conn_is_between_requests(const struct conn *c)
 {
-    return !conn_has_partial(c) && (c->flags & (CONN_HOLD | CONN_FULL)) == 0 &&
+    return !conn_has_partial(c) && (c->flags & (CONN_HOLD | CONN_FULL | CONN_BUSY)) == 0 &&
            output_pending(c) == 0;
 }
 
@@ -552,6 +552,14 @@ void conn_set_partial(struct conn *c, bool partial)
         c->flags |= CONN_PARTIAL;
     else
         c->flags &= ~(uint32_t)CONN_PARTIAL;
+}
+
+void conn_set_busy(struct conn *c, bool busy)
+{
+    if (busy)
+        c->flags |= CONN_BUSY;
+    else
+        c->flags &= ~(uint32_t)CONN_BUSY;
 }
 
 void conn_wake(struct conn *c)

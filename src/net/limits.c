@@ -23,7 +23,7 @@ static enum verdict judge(const struct conn *c)
 
     if (c->flags & CONN_LINGER)
         return is_over(quiet_ms, NET_LINGER_MS) ? LINGERED : STAYS;
-    if ((c->flags & CONN_HOLD) != 0 || output_reads_ahead(c))
+    if ((c->flags & (CONN_HOLD | CONN_BUSY)) != 0 || output_reads_ahead(c))
         return STAYS; /* it waits for us */
     if (conn_is_between_requests(c))
         return is_over(quiet_ms, config->idle_timeout_ms) ? IDLE_TOO_LONG : STAYS;

@@ -132,6 +132,10 @@ void conn_resume(struct conn *c);
  * counts, and a close with conn_close_when_sent() gives the client time to read the reply. */
 void conn_set_partial(struct conn *c, bool partial);
 
+/* Replies are owed while input() is still wanted (writes under way in the store): the connection is not between
+ * requests, neither for an idle limit nor for net_stop(). */
+void conn_set_busy(struct conn *c, bool busy);
+
 /* Asks for ready() later in this turn; cheap when called many times. */
 void conn_wake(struct conn *c);
 

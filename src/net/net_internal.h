@@ -72,6 +72,7 @@ enum conn_flag {
     CONN_HANGUP = 1 << 11,  /* EPOLLHUP or EPOLLERR was seen: cannot be left in epoll unwatched */
     CONN_UNWATCHED = 1 << 12, /* taken out of epoll for that */
     CONN_LINGER = 1 << 13,    /* all sent, session gone: reading on until the client has closed */
+    CONN_BUSY = 1 << 14,      /* conn_set_busy() */
 };
 
 /* Unparsed input of one connection, only while there is some. */

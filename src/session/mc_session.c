@@ -149,14 +149,20 @@ static size_t take_some(struct mc_session *s, struct slice in)
     return 0;
 }
 
-/* Tells net whether the client owes us bytes although none are left over. */
-static void set_partial(struct mc_session *s)
+/* Tells net whether the client owes us bytes although none are left over, and whether we owe it
+ * replies. */
+static void tell_net(struct mc_session *s)
 {
     bool partial = s->phase != MC_PHASE_LINE;
+    bool busy = !mc_is_idle(s);
 
     if (partial != s->partial) {
         s->partial = partial;
         conn_set_partial(s->conn, partial);
+    }
+    if (busy != s->busy) {
+        s->busy = busy;
+        conn_set_busy(s->conn, busy);
     }
 }
 
@@ -177,7 +183,7 @@ static size_t mc_input(struct conn *c, struct slice in)
             break;
         used += n;
     }
-    set_partial(s);
+    tell_net(s);
     return used;
 }
 
@@ -203,6 +209,7 @@ static void mc_ready(struct conn *c)
 
     mc_answer_read(s);
     mc_answer_pending(s);
+    tell_net(s);
     if (s->closing) {
         if (mc_is_idle(s))
             conn_close_when_sent(c);

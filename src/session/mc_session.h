@@ -79,6 +79,7 @@ struct mc_session {
     uint8_t wait;                       /* enum mc_wait */
     bool closing;                       /* no more requests; closed when all is answered */
     bool partial;                       /* what conn_set_partial() was told last */
+    bool busy;                          /* what conn_set_busy() was told last */
     const struct mc_command_info *info; /* of the line of keys */
     int64_t keys_expires_ms;            /* gat: the new expiry */
     bool keys_seen;                     /* at least one key stood on the line */

@@ -228,6 +228,9 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
         free(owned);
         return BATCH_IS_FULL;
     }
+    /* The batch has its own copy of the body by now, or owns it. */
+    r->key = w->key;
+    r->attrs = r->value = slice_of(NULL, 0);
     rc = keyspace_apply(ls, r, at, w->hash, prev);
     if (rc != 0)
         /* The record is in the batch and cannot be taken out alone: it stays, as a write whose answer was lost. */
