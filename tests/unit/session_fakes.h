@@ -37,6 +37,7 @@ struct conn {
     bool held;
     bool woken;
     bool partial;
+    bool busy;
     bool full; /* what conn_output_full() says */
     bool closing;
     bool aborted;
@@ -85,6 +86,11 @@ void conn_resume(struct conn *c)
 void conn_set_partial(struct conn *c, bool partial)
 {
     c->partial = partial;
+}
+
+void conn_set_busy(struct conn *c, bool busy)
+{
+    c->busy = busy;
 }
 
 void conn_wake(struct conn *c)
