@@ -85,6 +85,7 @@ static void writes_are_under_way_together_and_a_read_waits_for_them(void **state
     say(&c, "set a 0 0 1\r\n1\r\nset b 0 0 1\r\n2\r\nnonsense\r\nget a b\r\nversion\r\n");
     assert_int_equal(fake.write_count, 2);
     EXPECT(&c, "");
+    assert_true(c.busy);
     finish_writes(&c, 1);
     EXPECT(&c, "STORED\r\n");
     finish_writes(&c, 1);
@@ -238,7 +239,7 @@ static void play(size_t cut, size_t step, bool cold)
         }
     }
     EXPECT(&c, answers);
-    assert_false(c.held || c.partial || c.closing);
+    assert_false(c.held || c.partial || c.busy || c.closing);
     conn_gone(&c);
     assert_int_equal(fakes_end(NULL), 0);
 }
