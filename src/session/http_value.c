@@ -156,7 +156,8 @@ static void send_value(struct http_session *s, struct http_get *g, struct http_r
                        struct slice shown)
 {
     bool from_file = g->get.file_fd >= 0;
-    bool copied = !from_file && shown.len <= STORE_INLINE_MAX;
+    /* Without a hold the value is gone after the next read: it is short, and copied. */
+    bool copied = !from_file && (g->get.hold == NULL || shown.len <= STORE_INLINE_MAX);
     char *room = conn_room(s->conn, HTTP_REPLY_MAX + (copied ? shown.len : 0));
     size_t len;
 
