@@ -120,7 +120,7 @@ static void undo_brings_back_what_was_before(void **state)
     delta_free(d);
 }
 
-/* Keys whose hashes agree lie side by side: one that is taken back must not hide those behind it. */
+/* Keys whose hashes agree lie side by side: one taken back must not hide those behind it. */
 static void undo_of_a_key_leaves_its_neighbours_findable(void **state)
 {
     static const char *const names[] = {"a", "b", "c", "d", "e"};
@@ -273,7 +273,7 @@ static void keys_of_all_lengths(void **state)
 
 /* ---- order ---- */
 
-/* A key that often agrees with others for a while, and often lies at a boundary of the index key. */
+/* A key that often agrees with others for a while, or lies at a boundary of the index key. */
 static size_t random_key(struct random *random, char *out)
 {
     static const size_t lengths[] = {0,  1,   2,   6,   7,   8,   13,  14,
@@ -369,7 +369,7 @@ static void *race_read(void *arg)
     return NULL;
 }
 
-/* Puts in batches; some are taken back again before anybody may see them; new keys let tables grow. */
+/* Puts in batches; some are taken back before anybody may see them; new keys let tables grow. */
 static void race_write(struct race *r, struct random *random)
 {
     uint64_t seq = 0;

@@ -370,6 +370,33 @@ static void a_walk_begins_at_a_key_and_ends_when_told(void **state)
     fixture_close(f);
 }
 
+static bool find_beside(struct slice index_key, const struct entry *e, void *arg)
+{
+    struct index_fixture *f = arg;
+
+    assert_int_equal(fixture_seen(f, slice_after(index_key, 1)), e->base.version);
+    return true;
+}
+
+static void readers_of_one_thread_do_not_disturb_each_other(void **state)
+{
+    struct index_fixture *f = *state;
+    struct index_reader *other;
+    uint64_t rows;
+    uint64_t used;
+
+    fixture_open(f);
+    fixture_put(f, "a", 1);
+    fixture_put(f, "b", 2);
+    assert_int_equal(index_reader_open(f->index, &other), 0);
+    assert_int_equal(index_walk(other, slice_of(NULL, 0), find_beside, f), 0);
+    assert_int_equal(index_figures(f->index, &rows, &used), 0);
+    assert_int_equal(rows, 2);
+    index_reader_close(other);
+    assert_int_equal(fixture_seen(f, slice_str("b")), 2);
+    fixture_close(f);
+}
+
 /* ---- meta ---- */
 
 static void check_meta(struct index_fixture *f, const struct index_meta *want)
@@ -604,26 +631,35 @@ static void what_is_not_a_directory_is_named_as_such(void **state)
 #endif
 
 /* In a process with little address space: 0 if the index opens with a small map, says -ENOSPC when
- * that is full, and still reads what was there. */
+ * that is full in the middle of a checkpoint, keeps the meta before it, and still can be read. */
 static int fill_small_map(struct index_fixture *f)
 {
-    enum { COUNT = 50000 };
+    enum { COUNT = 190000 };
     static char text[COUNT][16];
     static struct entry entries[COUNT];
     struct rlimit limit = {192u << 20, 192u << 20};
+    struct index_meta meta = {0};
+    uint64_t used;
+    uint64_t rows;
+    size_t done = 0;
     int rc = 0;
 
     if (setrlimit(RLIMIT_AS, &limit) != 0 || index_open(f->dir, 1, &f->index) != 0)
         return 1;
-    for (size_t round = 0; rc == 0 && round < 100; round++) {
-        struct delta_item *items = numbered_items(COUNT, round * COUNT, 1, text, entries);
+    for (; rc == 0 && done < 20; done += rc == 0) {
+        struct delta_item *items = numbered_items(COUNT, done * COUNT, 1, text, entries);
 
-        rc = index_apply(f->index, items, COUNT, NULL, false);
+        meta.seq = done + 1;
+        rc = index_apply(f->index, items, COUNT, &meta, false);
         free(items);
     }
-    if (rc != -ENOSPC || index_reader_open(f->index, &f->reader) != 0)
+    if (rc != -ENOSPC || done == 0 || index_reader_open(f->index, &f->reader) != 0)
         return 2;
-    return fixture_seen(f, slice_str("key-0000000000")) == 1 ? 0 : 3;
+    if (index_figures(f->index, &rows, &used) != 0 || rows <= done * COUNT)
+        return 3; /* the failure was to come behind the first transaction */
+    meta.seq = done;
+    check_meta(f, &meta);
+    return fixture_seen(f, slice_str("key-0000000000")) == 1 ? 0 : 4;
 }
 
 static void a_limited_address_space_makes_a_smaller_map(void **state)
@@ -659,6 +695,7 @@ int main(void)
         cmocka_unit_test(the_order_of_keys_is_that_of_their_index_keys),
         fixture_test(a_random_run_agrees_with_a_model),
         fixture_test(a_walk_begins_at_a_key_and_ends_when_told),
+        fixture_test(readers_of_one_thread_do_not_disturb_each_other),
         fixture_test(the_meta_of_the_last_checkpoint_comes_back),
         fixture_test(a_drop_takes_rows_but_not_what_comes_with_it),
         fixture_test(large_checkpoints_take_several_transactions),

@@ -1,6 +1,6 @@
 /*
- * test_index_damage.c - index files that are not what we wrote: each is found (-EUCLEAN, so that the
- * caller rebuilds it) and none of them ends the program or hangs it.
+ * test_index_damage.c - index files that are not what we wrote: each is found (-EUCLEAN, so that
+ * the caller rebuilds it) and none of them ends the program or hangs it.
  */
 #include <fcntl.h>
 #include <lmdb.h>

@@ -9,11 +9,11 @@
  * The environment has two named databases: "keys" (index key -> row, entry.c) and "meta" (format
  * number and position, index_format.c); docs/format.md has the tables.
  *
- * LMDB believes what its pages say. Its header is checked before it is used; its own findings become
- * -EUCLEAN; a row that leads to the wrong place is found by the record's checksum and key. Where LMDB
- * would stop the program because a page makes no sense, a read is left by a jump instead (it holds
- * no lock, so nothing is left behind). Whenever damage is found the file is removed, so that the
- * next start rebuilds it instead of finding it again.
+ * LMDB believes what its pages say. Its header is checked before it is used; its own findings
+ * become -EUCLEAN; a row that leads to the wrong place is found by the record's checksum and key.
+ * Where LMDB would stop the program because a page makes no sense, a read is left by a jump instead
+ * (it holds no lock, so nothing is left behind). Whenever damage is found the file is removed, so
+ * that the next start rebuilds it instead of finding it again.
  */
 #include "store/logstore/index.h"
 
