@@ -118,7 +118,7 @@ static int run_get(struct ctl *ctl, int argc, char *const argv[])
     if (reply.status == 200)
         status = finish_output();
     else if (reply.status == 404)
-        status = command_fail("no such key: %s", argv[0]);
+        status = command_fail("no such key");
     else
         status = fail_status(&reply);
     buf_free(&reply.text);
@@ -196,7 +196,7 @@ static int run_out(struct ctl *ctl, int argc, char *const argv[])
     if (status != 0)
         return status;
     if (reply.status == 404)
-        status = command_fail("no such key: %s", argv[0]);
+        status = command_fail("no such key");
     else if (reply.status != 200)
         status = fail_status(&reply);
     buf_free(&reply.text);
