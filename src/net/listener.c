@@ -376,13 +376,14 @@ void listeners_resume(struct worker *w)
 static void refuse(struct worker *w, int fd)
 {
     char ignored[4096];
-    ssize_t n = send(fd, too_many, sizeof(too_many) - 1, MSG_NOSIGNAL);
+    ssize_t n;
 
+    counter_add(&w->counters, COUNTER_CONNECTIONS_REJECTED, 1);
+    n = send(fd, too_many, sizeof(too_many) - 1, MSG_NOSIGNAL);
     if (n > 0)
         n = recv(fd, ignored, sizeof(ignored), 0);
     (void)n;
     close(fd);
-    counter_add(&w->counters, COUNTER_CONNECTIONS_REJECTED, 1);
 }
 
 static void take_connection(struct worker *w, int fd)
@@ -412,7 +413,8 @@ static bool concerns_one_connection(int error)
 
 void listener_accept(struct worker *w, struct listener *l)
 {
-    while (!w->accept_paused) {
+    /* Its event may come in the same turn as the stop that has closed it. */
+    while (!w->accept_paused && l->fd != -1) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd != -1)

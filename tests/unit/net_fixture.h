@@ -13,6 +13,7 @@
  *   stream N       N bytes of the pattern, made in pieces as the output drains
  *   body N         N bytes follow; then "got N SUM\n"
  *   hold           nothing until server_resume(), then "resumed\n"
+ *   mute           nothing; further holds end without a reply
  *   abort          writes and aborts, touching the connection afterwards
  *   close          "bye\n" and a close
  */
@@ -66,6 +67,7 @@ struct test_session {
     size_t stream_left;
     size_t stream_at;
     bool held;
+    bool mute;
     bool ended;
     struct test_session *next_held;
 };
@@ -229,6 +231,8 @@ static inline void do_line(struct test_session *s, char *line)
         s->body_sum = 0;
     } else if (strcmp(line, "hold") == 0) {
         do_hold(s);
+    } else if (strcmp(line, "mute") == 0) {
+        s->mute = true;
     } else if (strcmp(line, "abort") == 0) {
         do_abort(s);
     } else if (strcmp(line, "close") == 0) {
@@ -292,7 +296,8 @@ static inline void on_ready(struct conn *c)
 
     if (s->held) {
         s->held = false;
-        write_text(c, "resumed\n");
+        if (!s->mute)
+            write_text(c, "resumed\n");
         conn_resume(c);
     }
     stream_on(s);
