@@ -6,13 +6,17 @@
  * Threads:  pure.
  *
  * Where memcached's versions differ, 1.6.45 is followed: a command with too few words is a
- * CLIENT_ERROR, a body whose length was read is swallowed after an error on its line, words that
- * nobody asked for are ignored.
+ * CLIENT_ERROR, a body whose length was read is swallowed after an error on its line, delete takes
+ * the time that old clients send. But words behind `version` and `quit`, and many behind a delete's
+ * key, are refused as all versions up to 1.6.18 did: memccapable asks for that.
  */
 #include "proto/mc_text.h"
 
 /* The longest form has seven words (cas with noreply); more are looked at only for the last one. */
 #define WORDS_MAX 8
+
+/* delete <key> <time> noreply */
+#define DELETE_WORDS_MAX 4
 
 /* Fewer bytes than this, with the line end, cannot be a command. */
 #define LINE_MIN 4
@@ -33,12 +37,12 @@ static const struct mc_command_info commands[] = {
     {"decr", MC_DECR, MC_FORM_KEY_DELTA, MC_WRITES},
     {"gat", MC_GAT, MC_FORM_EXPTIME_KEYS, MC_TOUCHES},
     {"gats", MC_GATS, MC_FORM_EXPTIME_KEYS, MC_TOUCHES | MC_SHOWS_CAS},
-    {"version", MC_VERSION, MC_FORM_WORDS, 0},
+    {"version", MC_VERSION, MC_FORM_WORDS, MC_ALONE},
     {"stats", MC_STATS, MC_FORM_WORDS, 0},
     {"ready", MC_READY, MC_FORM_WORDS, 0},
     {"verbosity", MC_VERBOSITY, MC_FORM_LEVEL, 0},
     {"flush_all", MC_FLUSH_ALL, MC_FORM_DELAY, MC_WRITES},
-    {"quit", MC_QUIT, MC_FORM_WORDS, 0},
+    {"quit", MC_QUIT, MC_FORM_WORDS, MC_ALONE},
 };
 
 static const struct mc_command_info unknown_command = {"", MC_UNKNOWN, MC_FORM_WORDS, 0};
@@ -152,7 +156,8 @@ static enum mc_error read_key_number(const struct words *words, struct mc_reques
 {
     enum mc_form form = out->info->form;
 
-    if (words->count < (form == MC_FORM_KEY ? 2 : 3)) {
+    if (words->count < (form == MC_FORM_KEY ? 2 : 3) ||
+        (form == MC_FORM_KEY && words->count > DELETE_WORDS_MAX)) {
         out->noreply = false;
         return MC_ERROR_FORMAT;
     }
@@ -165,25 +170,44 @@ static enum mc_error read_key_number(const struct words *words, struct mc_reques
     return MC_NO_ERROR;
 }
 
-/* Everything behind the command's name, by its form. */
-static enum mc_error read_arguments(const struct words *words, struct mc_request *out)
+/* verbosity <level> [noreply] */
+static enum mc_error read_level(const struct words *words, struct mc_request *out)
 {
     uint32_t level;
 
+    if (words->count < 2 || !parse_u32(words->at[1], &level)) {
+        out->noreply = false;
+        return MC_ERROR_FORMAT;
+    }
+    out->number = level;
+    return MC_NO_ERROR;
+}
+
+/* Any words, or none. */
+static enum mc_error read_words(const struct words *words, struct mc_request *out)
+{
+    if (out->info->command == MC_UNKNOWN)
+        return MC_ERROR_UNKNOWN;
+    if ((out->info->flags & MC_ALONE) != 0 && words->count > 1) {
+        out->noreply = false;
+        return MC_ERROR_UNKNOWN;
+    }
+    return MC_NO_ERROR;
+}
+
+/* Everything behind the command's name, by its form. */
+static enum mc_error read_arguments(const struct words *words, struct mc_request *out)
+{
     switch (out->info->form) {
     case MC_FORM_STORE: return read_store(words, out);
     case MC_FORM_KEY:
     case MC_FORM_KEY_DELTA:
     case MC_FORM_KEY_EXPTIME: return read_key_number(words, out);
     case MC_FORM_DELAY: return read_delay(words, out);
-    case MC_FORM_LEVEL:
-        if (words->count < 2 || !parse_u32(words->at[1], &level))
-            return MC_ERROR_FORMAT;
-        out->number = level;
-        return MC_NO_ERROR;
-    case MC_FORM_WORDS: return out->info->command == MC_UNKNOWN ? MC_ERROR_UNKNOWN : MC_NO_ERROR;
+    case MC_FORM_LEVEL: return read_level(words, out);
+    case MC_FORM_WORDS: return read_words(words, out);
     case MC_FORM_KEYS:
-    case MC_FORM_EXPTIME_KEYS: break; /* read by parse_keys_line() */
+    case MC_FORM_EXPTIME_KEYS: break; /* without a blank behind it there is no key */
     }
     return MC_ERROR_FORMAT;
 }

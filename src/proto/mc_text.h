@@ -57,7 +57,7 @@ enum mc_form {
     MC_FORM_KEYS,         /* <key>+, by mc_parse_key() */
     MC_FORM_EXPTIME_KEYS, /* <exptime> <key>+, the keys by mc_parse_key() */
     MC_FORM_STORE,        /* <key> <flags> <exptime> <bytes> [<cas>] [noreply] and a body */
-    MC_FORM_KEY,          /* <key> ... [noreply] */
+    MC_FORM_KEY,          /* <key> [<anything>] [noreply] */
     MC_FORM_KEY_DELTA,    /* <key> <u64> [noreply] */
     MC_FORM_KEY_EXPTIME,  /* <key> <exptime> [noreply] */
     MC_FORM_DELAY,        /* [<delay>] [noreply] */
@@ -70,6 +70,7 @@ enum mc_flag {
     MC_TOUCHES = 2,   /* keys get a new expiry */
     MC_TAKES_CAS = 4, /* a fifth number: the cas to compare */
     MC_WRITES = 8,    /* ends in one write to the store, answered when that is done */
+    MC_ALONE = 16,    /* no words may follow */
 };
 
 struct mc_command_info {

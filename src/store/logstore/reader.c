@@ -414,6 +414,7 @@ static int load_big(struct logstore *ls, struct record *out, char **memory, size
 {
     struct big_file *big;
     off_t offset;
+    int fd;
     char *grown;
     size_t key = (size_t)(out->key.ptr - *memory);
     size_t attrs = (size_t)(out->attrs.ptr - *memory);
@@ -429,7 +430,8 @@ static int load_big(struct logstore *ls, struct record *out, char **memory, size
     *memory = grown;
     out->key.ptr = grown + key;
     out->attrs.ptr = grown + attrs;
-    rc = io_read_full(big_fd(big, &offset), grown + length, out->big_bytes, offset);
+    fd = big_fd(big, &offset);
+    rc = io_read_full(fd, grown + length, out->big_bytes, offset);
     out->value = slice_of(grown + length, out->big_bytes);
 out:
     big_unref(big);

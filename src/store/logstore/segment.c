@@ -40,6 +40,9 @@ enum {
 
 #define SEGMENT_BIT_BIG 1u
 
+/* How long a page that was seen in the page cache is believed to be there. The rest of the risk is one fault. */
+#define PROOF_SECONDS 2
+
 static const char segment_magic[8] = {'T', 'T', 'S', 'E', 'G', 'M', '0', '1'};
 
 static void put_stamp(unsigned char *p, struct stamp s)
@@ -214,7 +217,7 @@ bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *o
     for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++) {
         uint16_t proof = atomic_load_explicit(&s->proofs[g], memory_order_relaxed);
 
-        if (proof == 0 || (uint16_t)(second - proof) > 1)
+        if (proof == 0 || (uint16_t)(second - proof) > PROOF_SECONDS)
             return false;
     }
     return guarded_memcpy(out, s->map + offset, len);

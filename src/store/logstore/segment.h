@@ -21,7 +21,7 @@
 #define SEGMENT_FORMAT 1u
 
 /* Residency is remembered per granule of this size. */
-#define SEGMENT_GRANULE_SHIFT 14
+#define SEGMENT_GRANULE_SHIFT 16
 
 struct segment_header {
     unsigned char store_uuid[16];
@@ -66,8 +66,8 @@ int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, str
 void segment_ref(struct segment *s);
 void segment_unref(struct segment *s);
 
-/* Copies [offset, offset+len) to out if all of it was seen in the page cache within the last second or two. `second` is
- * the current one. False: not known to be there, or the mapping failed (an I/O error): read it by file. */
+/* Copies [offset, offset+len) to out if all of it was seen in the page cache a moment ago. `second` is the current
+ * one. False: not known to be there, or the mapping failed (an I/O error): read it by file. */
 bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *out, uint16_t second);
 
 /* Remembers that the range was in the page cache. */
