@@ -175,10 +175,8 @@ static enum mc_error read_level(const struct words *words, struct mc_request *ou
 {
     uint32_t level;
 
-    if (words->count < 2 || !parse_u32(words->at[1], &level)) {
-        out->noreply = false;
+    if (words->count < 2 || !parse_u32(words->at[1], &level))
         return MC_ERROR_FORMAT;
-    }
     out->number = level;
     return MC_NO_ERROR;
 }
