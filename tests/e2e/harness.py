@@ -142,7 +142,7 @@ class Server(Process):
 
     def __init__(self, directory, *options, port=None, data=None, host="127.0.0.1"):
         super().__init__("ttserver", directory)
-        self.port = port or free_port()
+        self.port = port if port is not None else free_port()
         self.host = host
         self.data = pathlib.Path(data or self.directory / "data")
         self.options = list(options)
@@ -167,10 +167,30 @@ class Server(Process):
         return [TTSERVER, "-host", self.host, "-port", self.port, *self.options, *more, self.data]
 
     def start(self, *more, wait=True, **spawn_options):
-        self.spawn(self.command(*more), env=self.environment(), **spawn_options)
+        command = self.command(*more)
+        self.log_path = self.output_path
+        if "-log" in command:
+            self.log_path = pathlib.Path(command[command.index("-log") + 1])
+        self.log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self.spawn(command, env=self.environment(), **spawn_options)
         if wait:
-            self.wait_listening(self.address)
+            self.wait_ready()
         return self
+
+    def log(self):
+        """What the server has logged since its last start."""
+        try:
+            return self.log_path.read_bytes()[self.log_start:].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def wait_ready(self):
+        """Waits for the line that says so."""
+        def is_ready():
+            assert self.is_running(), f"ttserver ended at once:\n{self.output()}"
+            return " info ready " in self.log()
+
+        eventually(is_ready, "ttserver is ready")
 
     def stop(self):
         """The orderly end: SIGTERM, exit status 0, nothing found by a sanitizer."""
@@ -431,6 +451,15 @@ def mc_get(connection, key):
     value = connection.exactly(int(words[3]))
     connection.expect(b"\r\nEND\r\n")
     return value, int(words[2]), int(words[4])
+
+
+def is_served(connection):
+    """True if a command is answered, False if the server has turned the connection away."""
+    try:
+        connection.send(b"version\r\n")
+        return connection.until(b"\r\n").startswith(b"VERSION")
+    except (AssertionError, BrokenPipeError, ConnectionResetError):
+        return False
 
 
 class Response:

@@ -238,9 +238,7 @@ def test_pylibmc(shared_server):
 
 def test_memccapable(shared_server):
     """libmemcached's own check of a server, its text part."""
-    done = subprocess.run(["memccapable", "-a", "-h", "127.0.0.1", "-p", str(shared_server.port)],
-                          capture_output=True, text=True, timeout=2 * harness.WAIT_S)
-    results = [line for line in done.stdout.splitlines() if line.startswith("ascii ")]
-    assert len(results) > 20
-    assert [line for line in results if not line.endswith("[pass]")] == [], done.stdout
-    assert done.returncode == 0
+    done = subprocess.run(["memccapable", "-v", "-a", "-h", "127.0.0.1", "-p", str(shared_server.port)],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=2 * harness.WAIT_S)
+    assert done.returncode == 0 and "All tests passed" in done.stdout, done.stdout
