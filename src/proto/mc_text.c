@@ -15,8 +15,8 @@
 /* The longest form has seven words (cas with noreply); more are looked at only for the last one. */
 #define WORDS_MAX 8
 
-/* delete <key> <time> noreply */
-#define DELETE_WORDS_MAX 4
+/* delete <key> <time> noreply, and one for good measure. */
+#define DELETE_WORDS_MAX 5
 
 /* Fewer bytes than this, with the line end, cannot be a command. */
 #define LINE_MIN 4

@@ -227,26 +227,40 @@ static void end_keys(struct mc_session *s)
     }
 }
 
+/* A key of a gat: touched, and read when that is done; the other way round if nothing would be left
+ * to read. Returns false if it must wait. */
+static bool take_gat_key(struct mc_session *s, struct slice key)
+{
+    if (s->keys_expire ? !mc_is_idle(s) : s->pending_count >= MC_PENDING_MAX) {
+        mc_wait_for(s, s->keys_expire ? MC_WAIT_ANSWERS : MC_WAIT_PENDING);
+        return false;
+    }
+    if (s->keys_failed)
+        return true;
+    if (s->keys_expire) {
+        mc_read_key(s, key, false);
+        mc_submit_silent_touch(s, key);
+    } else {
+        mc_submit_gat(s, key);
+    }
+    return true;
+}
+
 /* A key of the line. Returns false if it must wait. */
 static bool take_key(struct mc_session *s, struct slice key, bool last)
 {
     bool touches = (s->info->flags & MC_TOUCHES) != 0;
 
-    if (touches && s->pending_count >= MC_PENDING_MAX) {
-        mc_wait_for(s, MC_WAIT_PENDING);
+    if (touches && !take_gat_key(s, key))
         return false;
-    }
     s->keys_seen = true;
     if (last)
         s->phase = MC_PHASE_LINE;
     if (s->keys_failed)
         return true;
-    if (!touches) {
+    if (!touches)
         mc_read_key(s, key, last);
-        return true;
-    }
-    mc_submit_gat(s, key);
-    if (last)
+    else if (last)
         mc_say_end(s);
     return true;
 }

@@ -45,8 +45,12 @@ static void begin_keys(struct mc_session *s, const struct mc_request *request)
     s->info = request->info;
     s->keys_seen = false;
     s->keys_failed = request->error != MC_NO_ERROR;
-    if ((request->info->flags & MC_TOUCHES) != 0)
-        s->keys_expires_ms = command_expires_ms(request->exptime, clock_wall_ms());
+    if ((request->info->flags & MC_TOUCHES) != 0) {
+        int64_t now_ms = clock_wall_ms();
+
+        s->keys_expires_ms = command_expires_ms(request->exptime, now_ms);
+        s->keys_expire = s->keys_expires_ms != 0 && s->keys_expires_ms <= now_ms;
+    }
 }
 
 /* A request that is answered with an error line, whatever it was. */

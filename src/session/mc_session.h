@@ -82,6 +82,7 @@ struct mc_session {
     bool busy;                          /* what conn_set_busy() was told last */
     const struct mc_command_info *info; /* of the line of keys */
     int64_t keys_expires_ms;            /* gat: the new expiry */
+    bool keys_expire;                   /* that is over already: read first, then touch */
     bool keys_seen;                     /* at least one key stood on the line */
     bool keys_failed;                   /* an error took the place of its END */
 };
@@ -123,6 +124,9 @@ void mc_submit(struct mc_session *s, struct store_write *w, enum mc_command comm
 /* delete, incr, decr, touch, flush_all, and the touch of one key of a gat. */
 void mc_submit_request(struct mc_session *s, const struct mc_request *request);
 void mc_submit_gat(struct mc_session *s, struct slice key);
+
+/* The touch of a key that a gat has read before: without an answer. */
+void mc_submit_silent_touch(struct mc_session *s, struct slice key);
 
 /* A reply that is known at once, in its turn. The text is static. */
 void mc_say(struct mc_session *s, struct slice line);

@@ -203,7 +203,9 @@ void mc_submit_request(struct mc_session *s, const struct mc_request *request)
     mc_submit(s, w, request->info->command, request->noreply, 0);
 }
 
-void mc_submit_gat(struct mc_session *s, struct slice key)
+/* The touch of one key of a gat. */
+static void submit_touch(struct mc_session *s, struct slice key, enum mc_command command,
+                         bool noreply)
 {
     struct store_write *w = store_write_new(mc_worker(s)->port, key, slice_of(NULL, 0), 0);
 
@@ -215,7 +217,17 @@ void mc_submit_gat(struct mc_session *s, struct slice key)
     }
     w->op = STORE_TOUCH;
     w->expires_ms = s->keys_expires_ms;
-    mc_submit(s, w, MC_GAT, false, 0);
+    mc_submit(s, w, command, noreply, 0);
+}
+
+void mc_submit_gat(struct mc_session *s, struct slice key)
+{
+    submit_touch(s, key, MC_GAT, false);
+}
+
+void mc_submit_silent_touch(struct mc_session *s, struct slice key)
+{
+    submit_touch(s, key, MC_TOUCH, true);
 }
 
 /* ---- answering ---- */

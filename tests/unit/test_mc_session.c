@@ -273,6 +273,29 @@ static void gat_reads_what_it_has_touched_before_later_writes(void **state)
     conn_gone(&c);
 }
 
+static void gat_with_a_time_in_the_past_reads_before_it_touches(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    store_now(&c, "a", "old");
+    say(&c, "gat -1 a b\r\nversion\r\n");
+    EXPECT(&c, "VALUE a 5 3\r\nold\r\n");
+    finish_writes(&c, 1);
+    assert_int_equal(fake_find(slice_str("a"))->expires_ms, 1);
+    EXPECT(&c, "");
+    finish_writes(&c, 1);
+    EXPECT(&c, "END\r\nVERSION " TT_VERSION "\r\n");
+    fake.reads_are_cold = true;
+    say(&c, "gat -1 a\r\nversion\r\n");
+    finish_writes(&c, 1);
+    EXPECT(&c, "");
+    finish_read(&c);
+    EXPECT(&c, "VALUE a 5 3\r\nold\r\nEND\r\nVERSION " TT_VERSION "\r\n");
+    conn_gone(&c);
+}
+
 /* ---- values in pieces ---- */
 
 static void memory_follows_what_came_not_what_was_announced(void **state)
@@ -659,6 +682,7 @@ int main(void)
         TEST(a_slow_client_gets_no_more_than_it_takes),
         TEST(a_dialogue_is_answered_alike_wherever_it_is_cut),
         TEST(gat_reads_what_it_has_touched_before_later_writes),
+        TEST(gat_with_a_time_in_the_past_reads_before_it_touches),
         TEST(memory_follows_what_came_not_what_was_announced),
         TEST(a_big_value_goes_to_a_file),
         TEST(a_slow_disk_holds_a_big_value),
