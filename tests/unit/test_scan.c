@@ -115,13 +115,20 @@ static int layers_scan(struct layers *l, struct slice prefix, bool have_after, s
 
 /* ---- small cases ---- */
 
+static void append(char text[64], char letter)
+{
+    size_t len = strlen(text);
+
+    assert_true(len < 63);
+    text[len] = letter;
+    text[len + 1] = '\0';
+}
+
 /* Keys of one byte, as a text. */
 static void add_letter(struct slice key, void *arg)
 {
-    char *text = arg;
-
     assert_true(key.len <= 1);
-    strncat(text, key.len == 1 ? key.ptr : "-", 1);
+    append(arg, key.len == 1 ? key.ptr[0] : '-');
 }
 
 static void check_letters(struct layers *l, const char *prefix, const char *after, unsigned limit,
@@ -158,7 +165,7 @@ static void the_newest_state_of_a_key_decides(void **state)
             newest = s;
         }
         if (newest == '+')
-            strncat(want, &letter, 1);
+            append(want, letter);
     }
     layers_write_index(&l);
     check_letters(&l, "", NULL, 100, want, 0);
