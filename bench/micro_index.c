@@ -186,7 +186,7 @@ static void look_up(struct index *index, uint32_t rows, uint64_t base_ns)
     index_reader_close(reader);
 }
 
-/* Checkpoints of a million rows, the first into an empty index; then 100,000 that are there already. */
+/* Checkpoints of a million rows, the first into an empty index; then 100,000 that are there. */
 static void measure_index(const char *dir, uint32_t rows)
 {
     uint64_t base_ns = loop_ns(1000000);
