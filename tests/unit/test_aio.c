@@ -287,7 +287,8 @@ static void what_was_read_ahead_is_cached(void **state)
     static const struct {
         off_t offset;
         size_t len;
-    } rows[] = {{0, 1}, {1, 65536}, {4095, 2}, {100001, 60000}, {FILE_BYTES - 10, 10}};
+    } rows[] = {{0, 1},          {1, 65536},       {4095, 2},
+                {100001, 60000}, {100001, 500000}, {FILE_BYTES - 10, 10}};
     struct aio *port = open_port();
 
     (void)state;
@@ -353,6 +354,7 @@ static void a_range_that_is_cached_in_part_is_not_cached(void **state)
     assert_true(aio_is_cached(file_fd, 200 * 4096 + 4095, 1));
     assert_false(aio_is_cached(file_fd, 200 * 4096, 4097));
     assert_false(aio_is_cached(file_fd, 200 * 4096 - 1, 2));
+    assert_false(aio_is_cached(file_fd, 100 * 4096, 101 * 4096)); /* its last page is */
 }
 
 static void cached_bytes_are_read_without_waiting(void **state)

@@ -338,6 +338,27 @@ static void a_slow_reader_stops_requests_until_it_has_read(void **state)
     server_stop(10000);
 }
 
+/* Nobody reads, and what is queued for him exceeds what the server may hold. */
+static void output_beyond_the_budget_closes_only_its_connection(void **state)
+{
+    int other;
+    int fd;
+
+    (void)state;
+    server_prepare(1);
+    fixture.budget.limit_bytes = 100000;
+    server_start();
+    other = client_open();
+    fd = client_open();
+    client_say(fd, "memory 1000000\nbytes 30000000\nmemory 20\n");
+    await(EVENT_CLOSED, 1);
+    client_ping(other);
+    assert_int_equal(server_count(COUNTER_STORE_NO_MEMORY), 1);
+    close(fd);
+    close(other);
+    server_stop(10000);
+}
+
 static void a_reader_that_goes_away_releases_everything(void **state)
 {
     int fd;
@@ -554,15 +575,22 @@ int main(void)
         cmocka_unit_test(an_abort_within_input_is_safe_and_sends_nothing),
         cmocka_unit_test(output_of_every_size_arrives_whole),
         cmocka_unit_test(a_slow_reader_stops_requests_until_it_has_read),
+        cmocka_unit_test(output_beyond_the_budget_closes_only_its_connection),
         cmocka_unit_test(a_reader_that_goes_away_releases_everything),
         cmocka_unit_test(the_close_comes_after_all_output),
         cmocka_unit_test(the_last_reply_reaches_a_client_that_is_still_sending),
+    };
+
+    const struct CMUnitTest file_tests[] = {
         cmocka_unit_test(files_arrive_whole_from_the_cache_and_from_the_disk),
         cmocka_unit_test(pipelined_files_keep_their_order),
         cmocka_unit_test(a_file_that_ends_too_early_aborts_the_connection),
         cmocka_unit_test(a_connection_may_go_while_its_file_is_read_ahead),
         cmocka_unit_test(a_huge_file_does_not_keep_others_waiting),
     };
+    int failed = cmocka_run_group_tests_name("net", tests, NULL, NULL);
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("files", file_tests, NULL, NULL);
+    aio_disable_cachestat();
+    return failed + cmocka_run_group_tests_name("files without cachestat", file_tests, NULL, NULL);
 }
