@@ -254,13 +254,20 @@ static void free_store(struct logstore *ls)
     free(ls);
 }
 
+static void join_recovery(struct logstore *ls)
+{
+    if (ls->recovery_runs)
+        pthread_join(ls->recovery, NULL);
+    ls->recovery_runs = false;
+}
+
 static int close_store(struct store *store)
 {
     struct logstore *ls = logstore_of(store);
     int rc = 0;
 
-    if (ls->recovery_runs)
-        pthread_join(ls->recovery, NULL);
+    atomic_store(&ls->start_cancelled, true);
+    join_recovery(ls);
     background_end(ls);
     writer_end(ls);
     if (atomic_load(&ls->state) == STORE_SERVING && !atomic_load(&ls->read_only))
@@ -378,6 +385,8 @@ int logstore_open(const struct store_config *config, int64_t early_ms, struct st
     }
     ls->recovery_runs = true;
     wait_for_start(ls, early_ms);
+    if (state(&ls->base) != STORE_STARTING)
+        join_recovery(ls);
     if (state(&ls->base) == STORE_FAILED) {
         rc = ls->start_rc;
         (void)close_store(&ls->base);

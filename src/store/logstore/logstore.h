@@ -146,6 +146,7 @@ struct logstore {
     /* Recovery's thread, when it outlives logstore_open(). */
     pthread_t recovery;
     bool recovery_runs;
+    _Atomic bool start_cancelled; /* closed before it was ready: the rebuild ends */
     pthread_mutex_t start_mutex;
     pthread_cond_t start_changed;
     bool start_ended;

@@ -182,6 +182,8 @@ int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end
         }
         if (result == 0 && delta_count(atomic_load(&rc->ls->active)) >= CHECKPOINT_ENTRIES)
             result = settle(rc, i, *offset);
+        if (atomic_load_explicit(&rc->ls->start_cancelled, memory_order_relaxed))
+            result = -ECANCELED;
     }
     free(w.data);
     return result;
