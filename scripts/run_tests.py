@@ -88,7 +88,7 @@ def count_nothing(_where):
 def count_meson(where):
     """The cmocka tests of each unit test program, from cmocka's lines in meson's own log."""
     passed = failed = skipped = 0
-    names = []
+    names, excerpts = [], []
     with open(os.path.join(where["build"], "meson-logs", "testlog.json"), encoding="utf-8") as lines:
         for line in lines:
             test = json.loads(line)
@@ -97,9 +97,13 @@ def count_meson(where):
             passed += len(re.findall(r"^\[       OK \] ", text, re.M))
             skipped += len(set(re.findall(r"^\[  SKIPPED \] (?!\d+ test)(\S+)", text, re.M)))
             if test["result"] not in ("OK", "SKIP") and not bad:
-                bad = [test["result"]]  # a crash, a leak, the time limit
+                bad = [f"{test['result']}, exit code {test.get('returncode')}"]  # a crash, a leak, the time limit
             failed += len(bad)
             names += [f"{test['name']}: {name}" for name in bad]
+            if bad:
+                excerpts.append(f"\n-- {test['name']}\n" + "\n".join(text.splitlines()[-30:]))
+    with open(where["log"], "a", encoding="utf-8") as log:
+        log.write("\n".join(excerpts) + "\n")
     return passed, failed, skipped, names
 
 
@@ -129,7 +133,7 @@ def run_part(name, commands, limit, count=count_exit_code, env=None, **where):
             problem = f"not done after {limit} s" if code is None else f"exit code {code}"
             break
     try:
-        passed, failed, skipped, names = count(where)
+        passed, failed, skipped, names = count({**where, "log": log})
     except (OSError, ValueError, ElementTree.ParseError) as error:
         passed, failed, skipped, names = 0, 0, 0, []
         problem = problem or f"no counts: {error}"
@@ -276,7 +280,7 @@ def show_failures():
     for log in failed_logs:
         print(f"\n---- the end of {os.path.relpath(log)}")
         with open(log, encoding="utf-8", errors="replace") as file:
-            print("".join(file.readlines()[-60:]), end="")
+            print("".join(file.readlines()[-100:]), end="")
 
 
 def on_signal(number, _frame):
