@@ -4,7 +4,7 @@
  * Provides: the functions of net.h and store.h that sessions call, over struct conn and struct
  *           fake_store below; feeding bytes and taking replies; completing writes and reads when
  *           the test says so.
- * Used by:  test_mc_session.c. Included once: it defines the functions themselves, which then take
+ * Used by:  test_mc_session.c, test_http_session.c. Included once: it defines the functions themselves, which then take
  *           the place of the library's.
  * Threads:  one.
  */
@@ -221,6 +221,8 @@ struct fake_record {
     char key[256];
     size_t key_len;
     struct buf value;
+    char attrs[300];
+    size_t attrs_len;
     uint32_t flags;
     int64_t expires_ms;
     uint64_t cas;
@@ -289,6 +291,14 @@ static void fake_put(struct fake_record *r, struct slice first, struct slice sec
     r->value = value;
 }
 
+static void fake_set_attrs(struct fake_record *r, struct slice attrs)
+{
+    assert_true(attrs.len <= sizeof(r->attrs));
+    if (attrs.len > 0)
+        memmove(r->attrs, attrs.ptr, attrs.len);
+    r->attrs_len = attrs.len;
+}
+
 static void fake_drop(struct fake_record *r)
 {
     buf_free(&r->value);
@@ -302,6 +312,7 @@ static void fake_as_record(const struct fake_record *from, struct record *out)
     out->flags = from->flags;
     out->expires_ms = from->expires_ms;
     out->base.version = from->cas;
+    out->attrs = slice_of(from->attrs, from->attrs_len);
     out->value = buf_slice(&from->value);
     if (from->slot != 0) {
         out->slot_count = 1;
@@ -382,7 +393,9 @@ static void fake_read(struct store_get *get)
             memcpy(get->hold, r->value.data, r->value.len);
         get->rec.value.ptr = get->hold;
     }
-    if (r->file_fd >= 0) {
+    if (get->head_only) {
+        get->rec.value = slice_of(NULL, 0);
+    } else if (r->file_fd >= 0) {
         get->file_fd = r->file_fd;
         get->file_offset = 7;
         get->rec.value = slice_of(NULL, 0);
@@ -416,16 +429,18 @@ static void fake_finish_read(void)
 struct store_write *store_write_new(struct store_port *port, struct slice key, struct slice attrs,
                                     size_t value_len)
 {
-    struct store_write *w = calloc(1, sizeof(*w) + key.len + value_len);
+    struct store_write *w = calloc(1, sizeof(*w) + key.len + attrs.len + value_len);
     char *body = (char *)(w + 1);
 
     assert_non_null(w);
-    assert_int_equal(attrs.len, 0);
     w->port = port;
     if (key.len > 0)
         memcpy(body, key.ptr, key.len);
+    if (attrs.len > 0)
+        memcpy(body + key.len, attrs.ptr, attrs.len);
     w->key = slice_of(body, key.len);
-    w->value = body + key.len;
+    w->attrs = slice_of(body + key.len, attrs.len);
+    w->value = body + key.len + attrs.len;
     w->value_len = value_len;
     return w;
 }
@@ -433,11 +448,13 @@ struct store_write *store_write_new(struct store_port *port, struct slice key, s
 struct store_write *store_write_grow(struct store_write *w, size_t value_len)
 {
     size_t key_len = w->key.len;
+    size_t attrs_len = w->attrs.len;
 
-    w = realloc(w, sizeof(*w) + key_len + value_len);
+    w = realloc(w, sizeof(*w) + key_len + attrs_len + value_len);
     assert_non_null(w);
     w->key.ptr = (char *)(w + 1);
-    w->value = (char *)(w + 1) + key_len;
+    w->attrs.ptr = (char *)(w + 1) + key_len;
+    w->value = (char *)(w + 1) + key_len + attrs_len;
     w->value_len = value_len;
     return w;
 }
@@ -464,10 +481,13 @@ static enum store_status fake_update(struct store_write *w, struct fake_record *
     status = w->compute(w, r != NULL ? &now : NULL, &change);
     if (status != STORE_OK)
         return status;
-    if (change.kind == CHANGE_PUT)
-        fake_put(fake_make(w->key), change.pieces[0], change.pieces[1]);
-    else
+    if (change.kind == CHANGE_PUT) {
+        r = fake_make(w->key);
+        fake_put(r, change.pieces[0], change.pieces[1]);
+        fake_set_attrs(r, change.attrs);
+    } else {
         r->slot += change.delta;
+    }
     return STORE_OK;
 }
 
@@ -499,6 +519,7 @@ static enum store_status fake_execute(struct store_write *w)
         fake_put(r,
                  w->spool != NULL ? buf_slice(&w->spool->bytes) : slice_of(w->value, w->value_len),
                  slice_of(NULL, 0));
+        fake_set_attrs(r, w->attrs);
         return STORE_OK;
     case STORE_UPDATE: return fake_update(w, r);
     case STORE_FLUSH:
@@ -571,12 +592,14 @@ void store_spool_abandon(struct store_spool *spool)
     free(spool);
 }
 
+#ifndef FAKES_WITHOUT_ADMIN /* defined: the test takes the real one */
 bool session_is_ready(struct session_app *app, bool for_write, const char **state)
 {
     (void)app;
     *state = for_write ? "read-only" : "serving";
     return !for_write;
 }
+#endif
 
 /* ---- around a test ---- */
 
