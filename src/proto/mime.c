@@ -118,7 +118,9 @@ static bool extension_of(struct slice key, char out[EXTENSION_MAX + 1])
 
         if (byte == '\0')
             return false; /* the table's texts end with it */
-        out[i - start] = byte >= 'A' && byte <= 'Z' ? (char)(byte - 'A' + 'a') : byte;
+        out[i - start] = byte;
+        if (byte >= 'A' && byte <= 'Z')
+            out[i - start] = (char)(byte - 'A' + 'a');
     }
     out[key.len - start] = '\0';
     return true;

@@ -236,7 +236,7 @@ static void good_heads_are_read(void **state)
 
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        struct http_request r;
+        struct http_request r = {0};
         unsigned status = parse(guarded(slice_str(rows[i].text)), &r);
 
         if (status != 0 || r.verb != rows[i].verb || !slice_is(r.path, rows[i].path) ||
@@ -350,7 +350,7 @@ static void bad_heads_are_refused(void **state)
 
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        struct http_request r;
+        struct http_request r = {0};
         unsigned status = parse(guarded(slice_of(rows[i].text, rows[i].len)), &r);
 
         if (status != rows[i].status)
