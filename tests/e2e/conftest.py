@@ -2,7 +2,9 @@
 
 import pytest
 
-import harness
+pytest.register_assert_rewrite("harness", "pictures")
+
+import harness  # noqa: E402 (behind the line that makes its assertions tell more)
 
 
 def _maker(tmp_path, make):

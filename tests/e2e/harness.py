@@ -81,10 +81,12 @@ class Process:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.output_path = self.directory / f"{name}.out"
         self.child = None
+        self.told_to_stop = False
 
     def spawn(self, command, env=None, **more):
         """Starts the program; output is appended to the file."""
         assert self.child is None, f"{self.name} runs already"
+        self.told_to_stop = False
         with open(self.output_path, "ab") as output:
             self.child = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
                                           stdout=output, stderr=subprocess.STDOUT,
@@ -99,9 +101,10 @@ class Process:
         return self.child is not None and self.child.poll() is None
 
     def output(self):
-        return self.output_path.read_text(errors="replace")
+        return self.output_path.read_text(errors="replace") if self.output_path.exists() else ""
 
     def signal(self, number):
+        self.told_to_stop = self.told_to_stop or number in (signal.SIGTERM, signal.SIGINT)
         self.child.send_signal(number)
 
     def wait(self, limit_s=WAIT_S):
@@ -132,8 +135,9 @@ class Process:
             self.wait()
 
     def terminate(self):
-        """SIGTERM and the exit status."""
-        self.signal(signal.SIGTERM)
+        """SIGTERM, unless it was sent already (a second one is impatience), and the exit status."""
+        if not self.told_to_stop:
+            self.signal(signal.SIGTERM)
         return self.wait()
 
 

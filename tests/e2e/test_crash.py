@@ -1,0 +1,127 @@
+"""kill -9 in a loop: what was acknowledged is there, what was not is there wholly or not at all.
+
+CRASH_ROUNDS sets the number of crashes of each test, TEST_SEED repeats the choices of a run (not its
+timing).
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+import harness
+from crash_model import BigClient, Client, HttpClient
+
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "5"))
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 60 * ROUNDS)]
+
+
+class Load:
+    """Clients of all kinds, whose knowledge lives on over crashes."""
+
+    def __init__(self, rng, max_value):
+        self.rng = rng
+        self.max_value = max_value
+        self.kinds = {"a": Client, "b": Client, "c": Client, "big": BigClient, "http": HttpClient}
+        self.known = {name: {} for name in self.kinds}
+        self.clients = []
+        self.replies = 0
+        self.wanted = 0
+        self.enough = threading.Event()
+
+    def acknowledged(self):
+        self.replies += 1  # a count that is now and then one short does no harm
+        if self.replies >= self.wanted:
+            self.enough.set()
+
+    def run_until(self, server, replies, end):
+        """Runs until about so many replies have come, then lets end() end the server."""
+        self.replies, self.wanted = 0, replies
+        self.enough.clear()
+        self.clients = [kind(name, server.address, random.Random(self.rng.random()), self.known[name],
+                             self.max_value, self.acknowledged)
+                        for name, kind in self.kinds.items()]
+        for client in self.clients:
+            client.start()
+        # Ends early if all clients have failed, which is seen below.
+        while not self.enough.wait(0.1) and any(client.is_alive() for client in self.clients):
+            pass
+        end()
+        for client in self.clients:
+            client.join(2 * harness.WAIT_S)
+            assert not client.is_alive(), "a client hangs"
+            if client.failure:
+                raise client.failure
+
+    def verify(self, server):
+        with server.connect() as connection:
+            for client in self.clients:
+                client.verify(connection)
+                self.known[client.name] = client.known
+
+
+def kill_in_stop(server, rng):
+    """SIGTERM, which drains, syncs and writes a checkpoint, and kill -9 somewhere in between."""
+    server.signal(signal.SIGTERM)
+    time.sleep(rng.random() * 0.3)
+    server.kill()
+
+
+@pytest.mark.parametrize("options, max_value", [
+    (["--sync", "always"], 20_000),
+    (["--sync", "always", "--segment-size", "4m"], 900_000),
+    (["--sync", "os", "--segment-size", "4m"], 200_000),
+], ids=["always", "always, small segments", "os"])
+def test_acknowledged_writes_survive(new_server, options, max_value):
+    rng = random.Random(harness.test_seed())
+    server = new_server(*options)
+    load = Load(rng, max_value)
+    for n in range(ROUNDS):
+        server.start()
+        end = (lambda: kill_in_stop(server, rng)) if n % 3 == 2 else server.kill
+        load.run_until(server, rng.randrange(20, 600), end)
+        server.start()
+        load.verify(server)
+        assert " error " not in server.log(), server.log()
+        if n % 2:
+            server.kill()  # once more, before anything was written
+        else:
+            server.stop()
+    server.start()
+    load.verify(server)
+    harness.eventually(lambda: not any((server.data / "tmp").iterdir()), "unfinished files are removed")
+
+
+def test_crashes_around_a_checkpoint_by_volume(new_server):
+    """The log passes the size at which a checkpoint is written, while small records change."""
+    rng = random.Random(harness.test_seed())
+    server = new_server("--sync", "os").start()
+    filler = rng.randbytes(1_000_000)
+    load = Load(rng, 2_000)
+    with server.connect() as c:
+        for n in range(20_000):
+            c.send(harness.set_command(f"many-{n}", b"%d" % n, noreply=True))
+        for n in range(255):
+            c.send(harness.set_command(f"filler-{n % 5}", filler, noreply=True))
+        c.send(b"version\r\n")
+        c.line()
+
+    def fill_and_kill():
+        with server.connect() as c:
+            for n in range(20):
+                c.ask(harness.set_command(f"filler-{n % 5}", filler), b"STORED\r\n")
+        time.sleep(rng.random() * 0.4)
+        server.kill()
+
+    load.run_until(server, 200, fill_and_kill)
+    server.start()
+    load.verify(server)
+    with server.connect() as c:
+        for n in range(0, 20_000, 7):
+            assert harness.mc_get(c, f"many-{n}")[0] == b"%d" % n
+        for n in range(5):
+            assert harness.mc_get(c, f"filler-{n}")[0] == filler
