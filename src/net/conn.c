@@ -258,14 +258,12 @@ static void set_unwatched(struct conn *c)
 /* On hold EPOLLIN stays as it was: a hold during which nothing comes costs no call. */
 static void arm(struct conn *c)
 {
-    uint32_t want = 0;
+    uint32_t want = EPOLLIN;
 
-    if (c->flags & CONN_LINGER)
-        want = EPOLLIN;
-    else if (c->flags & (CONN_HOLD | CONN_FULL))
+    if (c->flags & (CONN_HOLD | CONN_FULL))
         want = c->armed & EPOLLIN;
-    else if ((c->flags & (CONN_EOF | CONN_CLOSING)) == 0)
-        want = EPOLLIN;
+    else if (c->flags & (CONN_EOF | CONN_CLOSING))
+        want = 0;
     if (c->flags & CONN_BLOCKED)
         want |= EPOLLOUT;
     if (want == 0 && (c->flags & CONN_HANGUP) != 0)
@@ -560,6 +558,7 @@ void conn_set_busy(struct conn *c, bool busy)
         c->flags |= CONN_BUSY;
     else
         c->flags &= ~(uint32_t)CONN_BUSY;
+    c->moved_ms = c->worker->now_ms; /* as with a hold, the time is not the client's */
 }
 
 void conn_wake(struct conn *c)

@@ -45,23 +45,22 @@ static void address_text(const struct sockaddr *addr, socklen_t len, char out[AD
                  port);
 }
 
+_Static_assert(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port),
+               "the port has one place in both families");
+
 static void set_port(struct sockaddr_storage *addr, uint16_t port)
 {
-    if (addr->ss_family == AF_INET6)
-        ((struct sockaddr_in6 *)addr)->sin6_port = htons(port);
-    else
-        ((struct sockaddr_in *)addr)->sin_port = htons(port);
+    ((struct sockaddr_in6 *)addr)->sin6_port = htons(port);
 }
 
 static uint16_t bound_port(int fd)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_in6 addr = {0};
     socklen_t len = sizeof(addr);
 
     if (getsockname(fd, (struct sockaddr *)&addr, &len) != 0)
         return 0;
-    return ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port
-                                            : ((struct sockaddr_in *)&addr)->sin_port);
+    return ntohs(addr.sin6_port);
 }
 
 static int set_option(int fd, int level, int name)

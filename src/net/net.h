@@ -30,9 +30,9 @@ struct worker;
 struct conn;
 
 /* Output that a connection holds before its session should make no more (conn_output_full()). */
-#define NET_OUTPUT_HIGH_BYTES (256u * 1024)
+#define NET_OUTPUT_HIGH_BYTES ((size_t)256 << 10)
 /* Most that conn_room() gives at a time. */
-#define NET_ROOM_MAX (64u * 1024)
+#define NET_ROOM_MAX ((size_t)64 << 10)
 
 /* What a session layer implements. All calls come on the worker's thread. */
 struct net_ops {
@@ -132,8 +132,8 @@ void conn_resume(struct conn *c);
  * counts, and a close with conn_close_when_sent() gives the client time to read the reply. */
 void conn_set_partial(struct conn *c, bool partial);
 
-/* Replies are owed while input() is still wanted (writes under way in the store): the connection is not between
- * requests, neither for an idle limit nor for net_stop(). */
+/* Replies are owed while input() is still wanted (writes under way in the store): the connection is
+ * not between requests, neither for an idle limit nor for net_stop(). */
 void conn_set_busy(struct conn *c, bool busy);
 
 /* Asks for ready() later in this turn; cheap when called many times. */

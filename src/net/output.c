@@ -292,6 +292,8 @@ static void count_sent(struct conn *c, size_t n)
 {
     struct worker *w = c->worker;
 
+    if (n == 0)
+        return;
     c->moved_ms = w->now_ms;
     w->part_sent += n;
     counter_add(&w->counters, COUNTER_BYTES_WRITTEN, n);
@@ -340,7 +342,7 @@ static void take_sent(struct conn *c, size_t n)
         n -= w->out_len;
         w->out_len = 0;
     }
-    while (n > 0) {
+    while (n > 0 && c->output != NULL) {
         struct piece *p = c->output->head;
         size_t part = n < p->len ? n : p->len;
 

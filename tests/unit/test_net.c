@@ -94,8 +94,9 @@ static void a_line_longer_than_the_receive_buffer_is_kept_whole(void **state)
     server_prepare(1);
     server_start();
     fd = client_open();
-    memcpy(text, "echo ", 5);
-    memset(text + 5, 'x', LENGTH);
+    memset(text, 'x', LENGTH + 5);
+    for (int i = 0; i < 5; i++)
+        text[i] = "echo "[i];
     text[LENGTH + 5] = '\n';
     client_send(fd, text, LENGTH + 6);
     client_read(fd, got, LENGTH + 1);
