@@ -23,8 +23,11 @@ static enum verdict judge(const struct conn *c)
 
     if (c->flags & CONN_LINGER)
         return is_over(quiet_ms, NET_LINGER_MS) ? LINGERED : STAYS;
-    if ((c->flags & (CONN_HOLD | CONN_BUSY)) != 0 || output_reads_ahead(c))
+    if (output_reads_ahead(c))
         return STAYS; /* it waits for us */
+    /* So does one whose session holds; unless the client owes us first, and takes no output. */
+    if ((c->flags & (CONN_HOLD | CONN_BUSY)) != 0 && output_pending(c) == 0)
+        return STAYS;
     if (conn_is_between_requests(c))
         return is_over(quiet_ms, config->idle_timeout_ms) ? IDLE_TOO_LONG : STAYS;
     return is_over(quiet_ms, config->stall_timeout_ms) ? STALLED : STAYS;
