@@ -89,7 +89,8 @@ static void fill_write(const struct mc_session *s, struct store_write *w,
 
     w->op = STORE_PUT;
     w->flags = request->flags;
-    w->expires_ms = command_expires_ms(request->exptime, clock_wall_ms());
+    if (request->exptime != 0)
+        w->expires_ms = command_expires_ms(request->exptime, clock_wall_ms());
     if (command == MC_ADD) {
         w->guard = STORE_IF_ABSENT;
     } else if (command == MC_REPLACE) {
