@@ -23,13 +23,17 @@ struct http_get {
     struct store_get get;
     struct http_session *session; /* NULL: the connection is gone */
     struct http_worker *http;
+    struct budget *budget;
     struct slice none_match; /* If-None-Match; ptr NULL: absent */
     int64_t since_s;         /* If-Modified-Since; -1: absent */
     struct buf text;         /* the key, and behind it none_match */
+    size_t charged;          /* for a long text, taken from the budget */
 };
 
 static void get_free(struct http_get *g)
 {
+    if (g->charged > 0)
+        budget_give(g->budget, g->charged);
     buf_free(&g->text);
     free(g);
 }
@@ -57,6 +61,19 @@ static void get_drop(void *work)
 
 static void get_done(struct store_get *get);
 
+/* Room for the text. Only a long one counts: the others are not more than the connections' own. */
+static bool get_reserve(struct http_get *g, struct budget *budget, size_t need)
+{
+    g->text.len = 0;
+    if (need > SPARE_TEXT_MAX) {
+        if (!budget_take(budget, need))
+            return false;
+        g->budget = budget;
+        g->charged = need;
+    }
+    return buf_reserve(&g->text, need) == 0;
+}
+
 /* A read of this key; NULL without memory. */
 static struct http_get *get_make(struct http_session *s, struct slice key,
                                  const struct http_request *r)
@@ -71,8 +88,7 @@ static struct http_get *get_make(struct http_session *s, struct slice key,
         g = calloc(1, sizeof(*g));
     if (g == NULL)
         return NULL;
-    g->text.len = 0;
-    if (buf_reserve(&g->text, key.len + none_match.len + 1) != 0) {
+    if (!get_reserve(g, s->worker->budget, key.len + none_match.len + 1)) {
         get_free(g);
         return NULL;
     }

@@ -31,14 +31,15 @@ struct http_write {
     struct store_spool *spool; /* NULL while the body is in `w` */
     uint64_t want;             /* length of the body; UINT64_MAX: it comes in chunks */
     uint64_t got;
-    size_t room; /* for the value in `w`, taken from the budget */
+    size_t room; /* for the value in `w`; taken from the budget, as the next is */
+    size_t key_len;
     struct http_chunked chunked;
     enum put_mode mode;
 };
 
 static void write_free(struct http_write *p)
 {
-    budget_give(p->budget, p->room);
+    budget_give(p->budget, p->room + p->key_len);
     if (p->spool != NULL)
         store_spool_abandon(p->spool);
     if (p->w != NULL)
@@ -96,7 +97,7 @@ static void write_submit(struct http_session *s, struct http_write *p)
     store_write_submit(p->w);
 }
 
-/* A write without room for a value yet; NULL without memory. */
+/* A write with so much room for a value; NULL without memory. */
 static struct http_write *write_make(struct http_session *s, struct slice key, struct slice attrs,
                                      size_t room)
 {
@@ -106,9 +107,10 @@ static struct http_write *write_make(struct http_session *s, struct slice key, s
         return NULL;
     p->session = s;
     p->budget = s->worker->budget;
-    if (!budget_take(p->budget, room))
+    if (!budget_take(p->budget, room + key.len))
         goto fail;
     p->room = room;
+    p->key_len = key.len;
     p->w = store_write_new(s->worker->port, key, attrs, room);
     if (p->w == NULL)
         goto fail;

@@ -255,7 +255,7 @@ static void fields_are_known_in_any_case_and_without_blanks_around(void **state)
         "content-TYPE: \t text/plain; a=\"b c\" \t\r\nIf-None-Match: \"a\"\r\n"
         "IF-NONE-MATCH:\"b\", W/\"c\"\r\nx-tt-pdmode:2\r\nHos: x\r\n"
         "If-Modified-Since:   \r\nContent-Length: 1\r\n\r\n";
-    struct http_request r;
+    struct http_request r = {0};
 
     (void)state;
     assert_int_equal(parse(guarded(slice_str(text)), &r), 0);

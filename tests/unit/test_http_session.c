@@ -386,13 +386,13 @@ static void memory_follows_what_has_come(void **state)
     (void)state;
     start(&c);
     say(&c, "PUT /k HTTP/1.1\r\n" HOST "Content-Length: 1000000\r\n\r\n");
-    assert_int_equal(held_bytes(), 0);
+    assert_int_equal(held_bytes(), 1); /* the key */
     assert_true(c.partial);
     for (size_t sent = 10000; sent < 1000000; sent += 10000) {
         send_zeros(&c, 10000);
-        assert_true(held_bytes() >= sent && held_bytes() <= 2 * sent);
+        assert_true(held_bytes() >= sent && held_bytes() <= 2 * sent + 1);
     }
-    assert_true(held_bytes() <= 1000000);
+    assert_true(held_bytes() <= 1000001);
     send_zeros(&c, 10000);
     assert_int_equal(fake.write_count, 1);
     assert_int_equal(fake.writes[0]->value_len, 1000000);
@@ -413,7 +413,7 @@ static void a_big_body_goes_to_a_file_once_enough_has_come(void **state)
     assert_int_equal(fake.spools, 0);
     send_zeros(&c, BIG);
     assert_int_equal(fake.spools, 1);
-    assert_int_equal(held_bytes(), 0);
+    assert_int_equal(held_bytes(), 1);
     client_ends(&c); /* it will never be complete */
     assert_int_equal(fake.spools, 0);
     assert_true(c.closing);
@@ -495,7 +495,7 @@ static void announced_bodies_that_do_not_come_cost_nothing(void **state)
         start(&conns[i]);
         say(&conns[i], "PUT /k HTTP/1.1\r\n" HOST "Content-Length: 60000000\r\n\r\nx");
     }
-    assert_true(held_bytes() <= CONNECTIONS * 4096);
+    assert_true(held_bytes() <= CONNECTIONS * 4097);
     assert_int_equal(fake.spools, 0);
     for (int i = 0; i < CONNECTIONS; i++)
         conn_gone(&conns[i]);
@@ -516,6 +516,39 @@ static void beyond_the_memory_bound_a_body_is_refused(void **state)
     assert_true(c.closing && c.partial);
     assert_int_equal(held_bytes(), 0);
     conn_gone(&c);
+}
+
+static void long_keys_of_requests_under_way_count(void **state)
+{
+    struct conn c[2];
+    struct buf text = {0};
+    char key[60001];
+
+    (void)state;
+    memset(key, 'k', sizeof(key) - 1);
+    key[sizeof(key) - 1] = '\0';
+    fake_budget.limit_bytes = 100000;
+    fake.reads_are_cold = true;
+    assert_int_equal(buf_printf(&text, "GET /%s HTTP/1.1\r\n" HOST "\r\n", key), 0);
+    for (int i = 0; i < 2; i++) {
+        start(&c[i]);
+        conn_feed(&c[i], text.data, text.len);
+    }
+    assert_true(held_bytes() >= 60000);
+    expect_reply(&c[1], 503, "Service Unavailable\n");
+    finish_read(&c[0]);
+    expect_reply(&c[0], 404, "Not Found\n");
+    assert_int_equal(held_bytes(), 0);
+    text.len = 0;
+    assert_int_equal(buf_printf(&text, "DELETE /%s HTTP/1.1\r\n" HOST "\r\n", key), 0);
+    for (int i = 0; i < 2; i++)
+        conn_feed(&c[i], text.data, text.len);
+    expect_reply(&c[1], 503, "Service Unavailable\n");
+    finish_write(&c[0]);
+    expect_reply(&c[0], 404, "Not Found\n");
+    for (int i = 0; i < 2; i++)
+        conn_gone(&c[i]);
+    buf_free(&text);
 }
 
 static void a_file_that_cannot_be_written_is_a_refusal(void **state)
@@ -976,6 +1009,7 @@ int main(void)
         TEST(a_body_that_fills_the_queue_at_its_end_is_submitted_all_the_same),
         TEST(announced_bodies_that_do_not_come_cost_nothing),
         TEST(beyond_the_memory_bound_a_body_is_refused),
+        TEST(long_keys_of_requests_under_way_count),
         TEST(a_file_that_cannot_be_written_is_a_refusal),
         TEST(continue_is_said_only_for_a_body_that_is_wanted_and_not_there),
         TEST(modes_of_put_are_those_of_tokyo_tyrant),
