@@ -256,7 +256,7 @@ static int body_add(struct mc_session *s, struct mc_body *b, struct slice bytes)
         rc = body_spill(s, b);
     if (rc != 0)
         return rc;
-    if (b->spool != NULL)
+    if (b->write == NULL)
         return store_spool_add(b->spool, bytes);
     if (!body_reserve(s, b, bytes.len))
         return -ENOMEM;

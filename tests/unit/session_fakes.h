@@ -485,7 +485,7 @@ static enum store_status fake_update(struct store_write *w, struct fake_record *
         r = fake_make(w->key);
         fake_put(r, change.pieces[0], change.pieces[1]);
         fake_set_attrs(r, change.attrs);
-    } else {
+    } else if (r != NULL) {
         r->slot += change.delta;
     }
     return STORE_OK;
