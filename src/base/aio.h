@@ -66,9 +66,9 @@ void aio_read_ahead(struct aio *port, struct aio_op *op);
 /* Runs op->work on the pool. */
 void aio_submit_job(struct aio *port, struct aio_op *op);
 
-/* True if all of the range is in the page cache as far as can be told without waiting: by cachestat;
- * where the kernel lacks it by RWF_NOWAIT reads of the first and the last page for ranges up to
- * 64 KiB, by mincore up to 1 MiB, and false above. Changes errno. */
+/* True if all of the range is in the page cache as far as can be told without waiting: by
+ * cachestat; where the kernel lacks it by RWF_NOWAIT reads of the first and the last page for
+ * ranges up to 64 KiB, by mincore up to 1 MiB, and false above. Changes errno. */
 bool aio_is_cached(int fd, off_t offset, size_t len);
 
 /* Reads what is in the page cache, never waits for the disk. Bytes read (may be short; 0 at the end

@@ -1,8 +1,8 @@
 /*
  * budget.h - one bound on the memory that clients can make us hold.
  *
- * Counts bytes held (bodies in pieces, unparsed input, unsent output), never bytes announced. Past the bound new
- * work is refused with the protocol's own "busy" error.
+ * Counts bytes held (bodies in pieces, unparsed input, unsent output), never bytes announced. Past
+ * the bound new work is refused with the protocol's own "busy" error.
  *
  * Used by:  net (input and output queues), sessions (bodies).
  * Threads:  any.

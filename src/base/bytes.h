@@ -2,7 +2,8 @@
  * bytes.h - explicit byte order for what goes to disk and to the wire.
  *
  * Provides: put_u16le() ... get_u64be().
- * Used by:  record and segment formats (little-endian), binary protocols and index keys (big-endian).
+ * Used by:  record and segment formats (little-endian), binary protocols and index keys
+ *           (big-endian).
  * Threads:  pure.
  */
 #ifndef BASE_BYTES_H

@@ -25,7 +25,8 @@ int64_t clock_mono_ms(void);
 /* Monotonic microseconds, for measurements. */
 int64_t clock_mono_us(void);
 
-/* Installs another source (tests); NULL brings the system's clocks back. The source must stay alive. */
+/* Installs another source (tests); NULL brings the system's clocks back. The source must stay
+ * alive. */
 void clock_replace(const struct clock_source *source);
 
 #endif

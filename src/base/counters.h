@@ -19,7 +19,8 @@
     X(CONNECTIONS_REJECTED, "rejected_connections", "connections refused at the limit")            \
     X(CONNECTIONS_CLOSED, "closed_connections", "connections closed")                              \
     X(IDLE_KICKS, "idle_kicks", "connections closed for being idle too long")                      \
-    X(STALLED_KICKS, "stalled_kicks", "connections closed for a request or reply without progress") \
+    X(STALLED_KICKS, "stalled_kicks",                                                              \
+      "connections closed for a request or reply without progress")                                \
     X(BYTES_READ, "bytes_read", "bytes received from clients")                                     \
     X(BYTES_WRITTEN, "bytes_written", "bytes sent to clients")                                     \
     X(PROTOCOL_ERRORS, "protocol_errors", "requests that broke their protocol")                    \

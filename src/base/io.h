@@ -1,7 +1,8 @@
 /*
  * io.h - whole reads and writes, and the one place where file system calls can be made to fail.
  *
- * Provides: io_*() wrappers that retry EINTR and finish short transfers; io_replace() for fault tests.
+ * Provides: io_*() wrappers that retry EINTR and finish short transfers; io_replace() for fault
+ *           tests.
  * Used by:  the store and the tools; sockets do not come here.
  * Threads:  any. io_replace() only before threads start.
  */
@@ -41,11 +42,13 @@ int io_read_full(int fd, void *buf, size_t len, off_t offset);
 /* Reads up to len bytes, less only at the end of the file. Bytes read, or -errno. */
 ssize_t io_read_upto(int fd, void *buf, size_t len, off_t offset);
 
-/* Writes everything. 0 or -errno; after an error an unknown part is written. The iov array is changed. */
+/* Writes everything. 0 or -errno; after an error an unknown part is written. The iov array is
+ * changed. */
 int io_write_full(int fd, const void *buf, size_t len, off_t offset);
 int io_writev_full(int fd, struct iovec *iov, int count, off_t offset);
 
-/* 0 or -errno each. A failed io_fdatasync() must never be retried: the kernel has dropped the pages' state. */
+/* 0 or -errno each. A failed io_fdatasync() must never be retried: the kernel has dropped the
+ * pages' state. */
 int io_fdatasync(int fd);
 int io_fsync(int fd);
 int io_truncate(int fd, off_t length);
@@ -53,8 +56,8 @@ int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_link(const char *from, const char *to);
 
-/* Makes a directory; one that is there already is fine. 0 or -errno (-ENOTDIR: something else has the name).
- * The caller syncs the parent. */
+/* Makes a directory; one that is there already is fine. 0 or -errno (-ENOTDIR: something else has
+ * the name). The caller syncs the parent. */
 int io_make_dir(const char *path, mode_t mode);
 
 /* 0 or -errno. */
@@ -63,9 +66,10 @@ int io_file_size(int fd, off_t *out);
 /* fsync() of a directory, so that a crash does not forget the names in it. 0 or -errno. */
 int io_sync_dir(const char *path);
 
-/* Replaces the file `name` in the directory `dir` atomically and durably: temporary file, fsync, rename, fsync of
- * the directory. 0 or -errno; on failure the old file is untouched, unless only the last step failed: then the new
- * contents are visible, but a crash may bring the old ones back. The temporary file is NAME.new. */
+/* Replaces the file `name` in the directory `dir` atomically and durably: temporary file, fsync,
+ * rename, fsync of the directory. 0 or -errno; on failure the old file is untouched, unless only
+ * the last step failed: then the new contents are visible, but a crash may bring the old ones back.
+ * The temporary file is NAME.new. */
 int io_replace_file(const char *dir, const char *name, const void *data, size_t len);
 
 #endif

@@ -20,8 +20,8 @@ int log_open(const char *path);
 /* Opens the file of log_open() anew (rotation). 0 or -errno; on failure the old file stays. */
 int log_reopen(void);
 
-/* A line "2026-01-31T12:00:00.123Z error TEXT". Control bytes in the text are shown as \xNN; texts above
- * 2,047 bytes are cut. errno stays as it was. */
+/* A line "2026-01-31T12:00:00.123Z error TEXT". Control bytes in the text are shown as \xNN; texts
+ * above 2,047 bytes are cut. errno stays as it was. */
 void log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));

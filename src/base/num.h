@@ -32,7 +32,8 @@ bool parse_hex_u64(struct slice text, uint64_t *out);
 /* A size in bytes: decimal digits, then nothing or one of k m g t (either case, powers of 1024). */
 bool parse_size(struct slice text, uint64_t *out);
 
-/* Writes the decimal text of v without a NUL to out (room for NUM_TEXT_MAX bytes); returns its length. */
+/* Writes the decimal text of v without a NUL to out (room for NUM_TEXT_MAX bytes); returns its
+ * length. */
 size_t format_u64(char *out, uint64_t v);
 size_t format_i64(char *out, int64_t v);
 

@@ -1,5 +1,6 @@
 /*
- * engine.h - what an engine implements behind store.h, and the parts of stores and ports that all engines share.
+ * engine.h - what an engine implements behind store.h, and the parts of stores and ports that all
+ * engines share.
  *
  * Used by:  store.c (dispatch), the engines.
  * Threads:  as store.h says.
@@ -42,9 +43,9 @@ struct store {
 struct store_port {
     struct store *store;
     struct aio *aio;
-    int event_fd;                     /* readable when port_run() has something to do */
-    size_t pending;                   /* reads and writes not yet completed */
-    struct store_write *turn_first;   /* submitted in this turn */
+    int event_fd;                   /* readable when port_run() has something to do */
+    size_t pending;                 /* reads and writes not yet completed */
+    struct store_write *turn_first; /* submitted in this turn */
     struct store_write **turn_last;
     _Atomic(struct store_write *) done; /* finished by the engine's thread, newest first */
 };

@@ -9,7 +9,8 @@
 #include "base/bytes.h"
 #include "base/hash.h"
 
-/* Offsets in the fixed part of the head. The checksum covers everything of the head behind itself. */
+/* Offsets in the fixed part of the head. The checksum covers everything of the head behind
+ * itself. */
 enum {
     OFF_MAGIC = 0,
     OFF_HEAD_SUM = 4,
@@ -206,8 +207,7 @@ enum record_parse record_decode_head(struct slice bytes, struct record *out,
     if (bytes.len < RECORD_HEAD_FIXED)
         return RECORD_MORE;
     ext_len = get_u16le(p + OFF_EXT_LEN);
-    if (get_u32le(p + OFF_MAGIC) != RECORD_MAGIC ||
-        ext_len > RECORD_HEAD_MAX - RECORD_HEAD_FIXED)
+    if (get_u32le(p + OFF_MAGIC) != RECORD_MAGIC || ext_len > RECORD_HEAD_MAX - RECORD_HEAD_FIXED)
         return RECORD_BAD;
     layout->head_len = RECORD_HEAD_FIXED + ext_len;
     if (bytes.len < layout->head_len)
@@ -233,9 +233,8 @@ enum record_parse record_decode_head(struct slice bytes, struct record *out,
     out->client_cas = 0;
     out->has_client_cas = false;
     out->key = out->attrs = out->value = slice_of(NULL, 0);
-    return get_optional(p[OFF_BITS], p + RECORD_HEAD_FIXED, p + layout->head_len, out)
-               ? RECORD_DONE
-               : RECORD_BAD;
+    return get_optional(p[OFF_BITS], p + RECORD_HEAD_FIXED, p + layout->head_len, out) ? RECORD_DONE
+                                                                                       : RECORD_BAD;
 }
 
 void record_set_body(struct record *out, const struct record_layout *layout, const char *body)

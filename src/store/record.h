@@ -5,8 +5,8 @@
  * Used by:  the engines, command (reads fields), replication (sends and joins records).
  * Threads:  pure.
  *
- * The rules for the fields are those of replication: every change to a key is a join in a lattice, see
- * docs/architecture.md.
+ * The rules for the fields are those of replication: every change to a key is a join in a lattice,
+ * see docs/architecture.md.
  */
 #ifndef STORE_RECORD_H
 #define STORE_RECORD_H
@@ -31,8 +31,9 @@ enum record_kind {
     RECORD_DELETE = 2,
     RECORD_COUNTER = 3, /* a put whose value is a number, plus one slot a writer */
     RECORD_TOUCH = 4,   /* changes the expiry register of the put with the same base; no value */
-    RECORD_FLUSH = 5,   /* everything with base <= its base is dead; with `expires`: from that moment on */
-    RECORD_MARKER = 6,  /* not data: clean stop, positions, claims, promises */
+    /* everything with base <= its base is dead; with `expires`: from that moment on */
+    RECORD_FLUSH = 5,
+    RECORD_MARKER = 6, /* not data: clean stop, positions, claims, promises */
 };
 
 /* Attributes: tag u8, length u16 (little-endian), bytes. Unknown tags are kept and passed on. */
@@ -74,11 +75,14 @@ struct record {
     uint64_t big_bytes; /* length of the value in that file */
     uint64_t big_sum;   /* XXH3-64 of key, attributes and that value */
     unsigned slot_count;
-    struct counter_slot slots[RECORD_SLOTS_MAX]; /* valid up to slot_count; ascending (node, epoch) */
-    uint32_t unsynced; /* how many records before this one were not known to be synced when it was written */
+    /* valid up to slot_count; ascending (node, epoch) */
+    struct counter_slot slots[RECORD_SLOTS_MAX];
+    /* how many records before this one were not known to be synced when it was written */
+    uint32_t unsynced;
 };
 
-/* What a client sees as "cas": client-chosen, else the base version; of a counter base + sum of (slot - base). */
+/* What a client sees as "cas": client-chosen, else the base version; of a counter base + sum of
+ * (slot - base). */
 uint64_t record_cas(const struct record *r);
 
 /* Length of the value as stored (not of a counter's shown text). */
@@ -88,9 +92,11 @@ uint64_t record_value_bytes(const struct record *r);
 
 #define RECORD_HEAD_FIXED 76u
 /* Longest head: the fixed part and every optional field. */
-#define RECORD_HEAD_MAX (RECORD_HEAD_FIXED + 14 + 14 + 15 + 24 + 1 + RECORD_SLOTS_MAX * 22 + 1 + 255 * 14)
+#define RECORD_HEAD_MAX                                                                            \
+    (RECORD_HEAD_FIXED + 14 + 14 + 15 + 24 + 1 + RECORD_SLOTS_MAX * 22 + 1 + 255 * 14)
 
-/* Where the parts of an encoded record lie. The whole is head, key, attributes, value, without gaps. */
+/* Where the parts of an encoded record lie. The whole is head, key, attributes, value, without
+ * gaps. */
 struct record_layout {
     uint32_t head_len;
     uint32_t key_len;
@@ -106,13 +112,15 @@ static inline uint64_t record_layout_length(const struct record_layout *l)
     return (uint64_t)l->head_len + l->key_len + l->attrs_len + l->value_len;
 }
 
-/* Writes the head (fixed part, optional fields, checksum) of a record to out (room for RECORD_HEAD_MAX bytes);
- * lengths come from r's slices. Returns the head's length. */
+/* Writes the head (fixed part, optional fields, checksum) of a record to out (room for
+ * RECORD_HEAD_MAX bytes); lengths come from r's slices. Returns the head's length. */
 size_t record_encode_head(const struct record *r, uint64_t body_sum, unsigned char *out);
 
-/* Reads and checks a head at the start of `bytes`. RECORD_DONE: the scalar fields of *out and *layout are set, the
- * slices are empty, the body was not looked at. RECORD_MORE: not enough bytes to tell. RECORD_BAD: not a record. */
-enum record_parse record_decode_head(struct slice bytes, struct record *out, struct record_layout *layout);
+/* Reads and checks a head at the start of `bytes`. RECORD_DONE: the scalar fields of *out and
+ * *layout are set, the slices are empty, the body was not looked at. RECORD_MORE: not enough bytes
+ * to tell. RECORD_BAD: not a record. */
+enum record_parse record_decode_head(struct slice bytes, struct record *out,
+                                     struct record_layout *layout);
 
 /* Reads and checks a whole record; out's slices point into `bytes`. *used: its length. */
 enum record_parse record_decode(struct slice bytes, struct record *out, size_t *used);
@@ -122,7 +130,8 @@ void record_set_body(struct record *out, const struct record_layout *layout, con
 
 /* ---- attributes ---- */
 
-/* Walks an attribute list: at *rest, the first time the whole list. False at the end or when it is malformed. */
+/* Walks an attribute list: at *rest, the first time the whole list. False at the end or when it is
+ * malformed. */
 bool attr_next(struct slice *rest, uint8_t *tag, struct slice *bytes);
 
 /* Finds one attribute; false if it is absent. */

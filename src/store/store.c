@@ -35,7 +35,8 @@ const char *store_status_text(enum store_status status)
 
 /* ---- writes ---- */
 
-/* Key, attributes and value lie behind the struct, one behind the other: one checksum call, one piece to write. */
+/* Key, attributes and value lie behind the struct, one behind the other: one checksum call, one
+ * piece to write. */
 static void write_set_parts(struct store_write *w, size_t key_len, size_t attrs_len,
                             size_t value_len)
 {

@@ -1,10 +1,13 @@
 /*
- * store.h - the engine interface: get, guarded write, flush, scan, stat; all completions asynchronous.
+ * store.h - the engine interface: get, guarded write, flush, scan, stat; all completions
+ * asynchronous.
  *
  * Provides: struct store (an opened engine) and struct store_port (one thread's way into it).
- * Used by:  command (and through it the sessions), replication, admin. Engines: logstore; memory and rados later.
- * Threads:  every thread that uses a store has its own port. Calls on a port come from its thread; so do all
- *           completions, from store_port_run(). compute() steps run on the engine's own thread.
+ * Used by:  command (and through it the sessions), replication, admin. Engines: logstore; memory
+ *           and rados later.
+ * Threads:  every thread that uses a store has its own port. Calls on a port come from its thread;
+ *           so do all completions, from store_port_run(). compute() steps run on the engine's own
+ *           thread.
  *
  * Keys are 0 to RECORD_KEY_MAX bytes. Expired and flushed records are absent to every call here.
  */
@@ -25,15 +28,15 @@ struct store_port;
 
 enum store_status {
     STORE_OK,
-    STORE_NOT_FOUND,   /* no such record */
-    STORE_EXISTS,      /* guard: another version is present */
-    STORE_NOT_STORED,  /* guard absent or present failed */
-    STORE_BAD_VALUE,   /* compute() refused: the present value does not suit */
-    STORE_TOO_LARGE,   /* compute() made a value over the limit */
-    STORE_NO_MEMORY,   /* out of memory or over a bound: try again */
-    STORE_NO_SPACE,    /* the disk is full */
-    STORE_READ_ONLY,   /* an fdatasync has failed: no more writes until restart */
-    STORE_DAMAGED,     /* the record's bytes are not what was written */
+    STORE_NOT_FOUND,  /* no such record */
+    STORE_EXISTS,     /* guard: another version is present */
+    STORE_NOT_STORED, /* guard absent or present failed */
+    STORE_BAD_VALUE,  /* compute() refused: the present value does not suit */
+    STORE_TOO_LARGE,  /* compute() made a value over the limit */
+    STORE_NO_MEMORY,  /* out of memory or over a bound: try again */
+    STORE_NO_SPACE,   /* the disk is full */
+    STORE_READ_ONLY,  /* an fdatasync has failed: no more writes until restart */
+    STORE_DAMAGED,    /* the record's bytes are not what was written */
     STORE_IO_ERROR,
 };
 
@@ -42,47 +45,52 @@ const char *store_status_text(enum store_status status);
 
 /* ---- reading ---- */
 
-/* Values up to this many bytes are handed over in memory, larger ones as a piece of a file if that is safe. */
+/* Values up to this many bytes are handed over in memory, larger ones as a piece of a file if that
+ * is safe. */
 #define STORE_INLINE_MAX (16u * 1024)
 
 /*
- * One read. The caller fills `key` (its bytes stay until done), `head_only` and `done`; `owner` is the caller's.
- * When store_get() returns true the result is there at once and done() is not called; else done() comes later.
+ * One read. The caller fills `key` (its bytes stay until done), `head_only` and `done`; `owner` is
+ * the caller's. When store_get() returns true the result is there at once and done() is not called;
+ * else done() comes later.
  *
- * The result is valid until store_get_release(), which must be called exactly once for status STORE_OK. rec.key
- * and rec.attrs point into memory that lives as long. Inline results (file_fd == -1, hold == NULL) live only until
- * the next call on the port: use them at once.
+ * The result is valid until store_get_release(), which must be called exactly once for status
+ * STORE_OK. rec.key and rec.attrs point into memory that lives as long. Inline results (file_fd ==
+ * -1, hold == NULL) live only until the next call on the port: use them at once.
  */
 struct store_get {
     struct slice key;
-    bool head_only;                       /* the value is not wanted */
+    bool head_only; /* the value is not wanted */
     void (*done)(struct store_get *get);
     void *owner;
 
     enum store_status status;
-    bool expired;                         /* with STORE_NOT_FOUND: there was one, expired */
-    bool cold;                            /* the disk was waited for */
-    struct record rec;                    /* rec.value is set when the value is in memory */
-    int file_fd;                          /* >= 0: the value is value_bytes at file_offset of this file */
+    bool expired;      /* with STORE_NOT_FOUND: there was one, expired */
+    bool cold;         /* the disk was waited for */
+    struct record rec; /* rec.value is set when the value is in memory */
+    /* >= 0: the value is value_bytes at file_offset of this file */
+    int file_fd;
     off_t file_offset;
-    uint64_t value_bytes;                 /* length of the stored value, also with head_only */
+    uint64_t value_bytes; /* length of the stored value, also with head_only */
 
-    void *hold;                           /* engine's: memory or file kept for the caller */
-    struct store_port *port;              /* engine's from here on */
-    void *job;                            /* what a read that waits for the disk needs */
+    void *hold;              /* engine's: memory or file kept for the caller */
+    struct store_port *port; /* engine's from here on */
+    void *job;               /* what a read that waits for the disk needs */
 };
 
 bool store_get(struct store_port *port, struct store_get *get);
 
-/* Gives back what a STORE_OK result holds; cheap for inline ones. May be called later than other reads. */
+/* Gives back what a STORE_OK result holds; cheap for inline ones. May be called later than other
+ * reads. */
 void store_get_release(struct store_get *get);
 
-/* Moves the hold out of the result, so that the struct may go while the bytes are still being sent. Call
- * store_hold_release() once, on any thread. NULL when nothing is held. */
+/* Moves the hold out of the result, so that the struct may go while the bytes are still being sent.
+ * Call store_hold_release() once, on any thread. NULL when nothing is held. */
 void *store_get_take_hold(struct store_get *get);
 void store_hold_release(void *hold);
 
-/* There is no cancelling: done() always comes. Whoever loses interest marks its owner gone and frees in done(). */
+/* There is no cancelling: done() always comes. Whoever loses interest marks its owner gone and
+ * frees in done(). */
 
 /* ---- writing ---- */
 
@@ -114,57 +122,58 @@ struct store_change {
 struct store_write;
 
 /*
- * The pure step of STORE_UPDATE: from the newest state of the key (NULL: absent) to a change, and the status the write
- * completes with. Runs on the engine's thread, may run again for the same write. It may keep a result in w->reply.
- * The slices of `out` may point into `now`, into w->value, or into w->scratch.
+ * The pure step of STORE_UPDATE: from the newest state of the key (NULL: absent) to a change, and
+ * the status the write completes with. Runs on the engine's thread, may run again for the same
+ * write. It may keep a result in w->reply. The slices of `out` may point into `now`, into w->value,
+ * or into w->scratch.
  */
 typedef enum store_status store_compute(struct store_write *w, const struct record *now,
                                         struct store_change *out);
 
 /*
- * One write. Made by store_write_new(); the caller fills the request and hands it over with store_write_submit();
- * done() comes later on the port's thread; then store_write_free().
+ * One write. Made by store_write_new(); the caller fills the request and hands it over with
+ * store_write_submit(); done() comes later on the port's thread; then store_write_free().
  */
 struct store_write {
     enum store_op op;
     enum store_guard guard;
     uint64_t guard_cas;
     uint32_t flags;
-    int64_t expires_ms;      /* absolute, 0 = never */
-    int64_t flush_at_ms;     /* STORE_FLUSH */
-    struct slice key;        /* inside this allocation */
-    struct slice attrs;      /* inside this allocation */
-    char *value;             /* inside this allocation: room for value_len bytes */
-    size_t value_len;        /* may be made smaller before submit */
+    int64_t expires_ms;        /* absolute, 0 = never */
+    int64_t flush_at_ms;       /* STORE_FLUSH */
+    struct slice key;          /* inside this allocation */
+    struct slice attrs;        /* inside this allocation */
+    char *value;               /* inside this allocation: room for value_len bytes */
+    size_t value_len;          /* may be made smaller before submit */
     struct store_spool *spool; /* a big value that was spooled instead; taken over by submit */
-    store_compute *compute;  /* STORE_UPDATE */
-    uint64_t argument[2];    /* for compute(): delta, initial value, ... */
-    char scratch[24];        /* for compute(): decimal text */
+    store_compute *compute;    /* STORE_UPDATE */
+    uint64_t argument[2];      /* for compute(): delta, initial value, ... */
+    char scratch[24];          /* for compute(): decimal text */
 
     enum store_status status;
-    uint64_t cas;            /* of the record as it is now, on STORE_OK */
-    uint64_t reply;          /* whatever compute() left */
-    bool existed;            /* STORE_PUT: replaced a record */
+    uint64_t cas;   /* of the record as it is now, on STORE_OK */
+    uint64_t reply; /* whatever compute() left */
+    bool existed;   /* STORE_PUT: replaced a record */
 
     void (*done)(struct store_write *w);
     void *owner;
 
     struct store_port *port; /* engine's from here on */
     struct store_write *next;
-    uint64_t hash;           /* of the key */
-    uint64_t body_sum;       /* of key, attributes, value */
-    uint64_t count_before;   /* for taking back a failed append */
+    uint64_t hash;         /* of the key */
+    uint64_t body_sum;     /* of key, attributes, value */
+    uint64_t count_before; /* for taking back a failed append */
     bool in_delta;
     bool appended;
 };
 
-/* Memory for a write with its key, attributes and value; the key and the attributes are copied in, the value is the
- * caller's to fill. All other fields are zero. NULL when memory is short. */
+/* Memory for a write with its key, attributes and value; the key and the attributes are copied in,
+ * the value is the caller's to fill. All other fields are zero. NULL when memory is short. */
 struct store_write *store_write_new(struct store_port *port, struct slice key, struct slice attrs,
                                     size_t value_len);
 
-/* Enlarges the room for the value (a body that arrives in pieces); what is in it stays. The write may move. NULL
- * when memory is short: the old one is still there. */
+/* Enlarges the room for the value (a body that arrives in pieces); what is in it stays. The write
+ * may move. NULL when memory is short: the old one is still there. */
 struct store_write *store_write_grow(struct store_write *w, size_t value_len);
 
 /* Queues it for the end of the turn. The order of a port's writes is kept. */
@@ -181,15 +190,18 @@ void store_write_free(struct store_write *w);
 
 struct store_spool;
 
-/* A write that carries a spool may be overtaken by later writes of the same port: wait for it where order matters. */
+/* A write that carries a spool may be overtaken by later writes of the same port: wait for it where
+ * order matters. */
 
-/* Begins a file for a value of `value_bytes` (UINT64_MAX: not known yet, up to the limit). on_room() is called on the
- * port's thread when a full spool has room again; on_end() once after store_spool_finish(). 0 or -errno. */
-int store_spool_open(struct store_port *port, struct slice key, struct slice attrs, uint64_t value_bytes,
-                     void (*on_room)(void *arg), void *arg, struct store_spool **out);
+/* Begins a file for a value of `value_bytes` (UINT64_MAX: not known yet, up to the limit).
+ * on_room() is called on the port's thread when a full spool has room again; on_end() once after
+ * store_spool_finish(). 0 or -errno. */
+int store_spool_open(struct store_port *port, struct slice key, struct slice attrs,
+                     uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
+                     struct store_spool **out);
 
-/* Takes a copy of the bytes and writes them in the background. 0; -ENOSPC, -EIO... as soon as an earlier piece is
- * known to have failed; -ENOMEM. */
+/* Takes a copy of the bytes and writes them in the background. 0; -ENOSPC, -EIO... as soon as an
+ * earlier piece is known to have failed; -ENOMEM. */
 int store_spool_add(struct store_spool *spool, struct slice bytes);
 
 /* True: wait for on_room() before adding more. */
@@ -197,7 +209,8 @@ bool store_spool_full(const struct store_spool *spool);
 
 uint64_t store_spool_bytes(const struct store_spool *spool);
 
-/* The body did not come to its end: the file is removed. A spool that was given to a write is not ours any more. */
+/* The body did not come to its end: the file is removed. A spool that was given to a write is not
+ * ours any more. */
 void store_spool_abandon(struct store_spool *spool);
 
 /* ---- a thread's port ---- */
@@ -216,36 +229,36 @@ size_t store_port_pending(const struct store_port *port);
 
 /* ---- listing ---- */
 
-/* One page of keys in bytewise order that start with `prefix` and lie behind `after` (have_after false: from the
- * start). Calls each(key, arg) for at most `limit` live keys. Returns 0, 1 if there may be more, -errno. May wait for
- * the disk: not for a network loop's thread. */
-int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after, unsigned limit,
-                    void (*each)(struct slice key, void *arg), void *arg);
+/* One page of keys in bytewise order that start with `prefix` and lie behind `after` (have_after
+ * false: from the start). Calls each(key, arg) for at most `limit` live keys. Returns 0, 1 if there
+ * may be more, -errno. May wait for the disk: not for a network loop's thread. */
+int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
+                    unsigned limit, void (*each)(struct slice key, void *arg), void *arg);
 
 /* ---- the whole ---- */
 
 enum store_sync { STORE_SYNC_ALWAYS, STORE_SYNC_INTERVAL, STORE_SYNC_OS };
 
 struct store_config {
-    const char *dir;            /* made if missing */
+    const char *dir; /* made if missing */
     enum store_sync sync;
     int64_t sync_interval_ms;
-    uint64_t segment_bytes;     /* at least 4 MiB */
+    uint64_t segment_bytes; /* at least 4 MiB */
     uint64_t max_value_bytes;
-    uint16_t node;              /* -sid; 0: not in a group */
-    unsigned reader_ports;      /* how many ports will be opened at most */
-    struct aio_pool *pool;      /* borrowed */
+    uint16_t node;         /* -sid; 0: not in a group */
+    unsigned reader_ports; /* how many ports will be opened at most */
+    struct aio_pool *pool; /* borrowed */
 };
 
 enum store_state {
-    STORE_STARTING,  /* rebuilding: nothing can be read yet */
+    STORE_STARTING, /* rebuilding: nothing can be read yet */
     STORE_SERVING,
-    STORE_FAILED,    /* starting failed; the reason is in the log */
+    STORE_FAILED, /* starting failed; the reason is in the log */
 };
 
-/* Locks and opens the directory, recovers, and returns when every acknowledged record can be read; only a rebuild of
- * the index that takes longer than `early_ms` lets it return before, in STORE_STARTING. 0, or -errno with the reason
- * logged in one line. */
+/* Locks and opens the directory, recovers, and returns when every acknowledged record can be read;
+ * only a rebuild of the index that takes longer than `early_ms` lets it return before, in
+ * STORE_STARTING. 0, or -errno with the reason logged in one line. */
 int logstore_open(const struct store_config *config, int64_t early_ms, struct store **out);
 
 enum store_state store_state(const struct store *store);
@@ -259,10 +272,12 @@ bool store_writable(const struct store *store, const char **reason);
 /* Live records. */
 uint64_t store_count(const struct store *store);
 
-/* Syncs everything, writes the checkpoint and the clean-stop mark, frees all. Ports must be closed. 0 or -errno. */
+/* Syncs everything, writes the checkpoint and the clean-stop mark, frees all. Ports must be closed.
+ * 0 or -errno. */
 int store_close(struct store *store);
 
-/* Lines "name value\n" of the engine's own figures, for `stats` and metrics. Any thread. 0 or -ENOMEM. */
+/* Lines "name value\n" of the engine's own figures, for `stats` and metrics. Any thread. 0 or
+ * -ENOMEM. */
 int store_stat(struct store *store, struct buf *out);
 
 #endif
