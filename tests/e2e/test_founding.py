@@ -184,6 +184,7 @@ def test_the_fallback_takes_over_for_misses_and_dead_servers(site):
     assert site.fetch(site.store(pictures.small()["png"])).content == pictures.small()["png"]
 
 
+@pytest.mark.tsan
 def test_acknowledged_pictures_survive_a_crash_amid_uploads(site):
     """One server dies by kill -9 while forms are being posted; the pages go on with the other."""
     acknowledged = {}

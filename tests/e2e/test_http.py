@@ -94,6 +94,7 @@ def test_a_refused_body_is_not_read_as_commands(shared_server):
         c.ask(b"get smuggled\r\n", b"END\r\n")
 
 
+@pytest.mark.tsan
 def test_values_of_every_size(shared_server):
     for size in [0, 1, 1000, 16383, 16384, 16385, 65536, 1 << 20, (1 << 20) + 1, 5_000_000, 64 << 20]:
         body = (b"%d/" % size * (size // 3 + 1))[:size]
@@ -125,6 +126,7 @@ def test_a_value_over_the_limit_is_413(new_server):
 
 # ---- connections ----
 
+@pytest.mark.tsan
 def test_keep_alive_and_pipelining(shared_server):
     with shared_server.connect() as c:
         sent = b""
@@ -279,6 +281,7 @@ def test_keys_too_long_are_414(shared_server):
 
 # ---- both protocols ----
 
+@pytest.mark.tsan
 def test_the_same_records_through_both_protocols(shared_server):
     client = pymemcache.Client(shared_server.address, timeout=harness.WAIT_S)
     put(shared_server, "/both", b"by http")
@@ -437,6 +440,7 @@ def test_unknown_own_pages_are_404_and_cannot_be_written(shared_server):
     assert ask(shared_server, "PUT", "/%2D/live", b"x").status in (404, 405)
 
 
+@pytest.mark.tsan
 def test_metrics_are_those_of_prometheus(shared_server):
     def sample(name):
         text = ask(shared_server, "GET", "/-/metrics").body.decode()
@@ -463,6 +467,7 @@ def test_metrics_are_those_of_prometheus(shared_server):
     assert sample("cmd_set") == int(shared_server.stats()["cmd_set"])
 
 
+@pytest.mark.tsan
 def test_pages_of_keys(shared_server):
     names = [f"list/{n:04d}" for n in range(250)]
     with shared_server.connect() as c:
@@ -510,6 +515,7 @@ def test_requests(shared_server):
         assert session.delete(url, timeout=harness.WAIT_S).text == "OK\n"
 
 
+@pytest.mark.tsan
 def test_http_client_keeps_one_connection(shared_server):
     before = int(shared_server.stats()["total_connections"])
     connection = http.client.HTTPConnection("127.0.0.1", shared_server.port, timeout=harness.WAIT_S)

@@ -128,6 +128,7 @@ def test_a_client_that_never_reads_does_not_grow_memory(server, ask, size):
     wait_connections(server, 0)
 
 
+@pytest.mark.tsan
 def test_a_slow_reader_gets_all(server):
     value = bytes(range(256)) * (8 * MIB // 256)
     with server.connect() as c:
@@ -154,6 +155,7 @@ def test_a_slow_reader_gets_all(server):
         s.close()
 
 
+@pytest.mark.tsan
 def test_aborts_in_mid_value_leave_nothing_behind(server):
     with server.connect() as c:
         c.ask(set_command("old", b"o" * (3 * MIB)) + set_command("mid", b"old"), b"STORED\r\n" * 2)
@@ -177,6 +179,7 @@ def test_aborts_in_mid_value_leave_nothing_behind(server):
     harness.eventually(lambda: not any((server.data / "tmp").iterdir()), "unfinished files are removed")
 
 
+@pytest.mark.tsan
 def test_half_closed_connections_are_answered_and_closed(server):
     with server.connect() as c:
         c.send(set_command("k", b"x") + b"get k\r\nset k 0 0 100\r\nhalf")
@@ -218,6 +221,7 @@ def test_ten_thousand_idle_connections(new_server):
     wait_connections(server, 0)
 
 
+@pytest.mark.tsan
 def test_max_conns(new_server):
     server = new_server("--max-conns", "10", "-thnum", "2").start()
     inside = [server.connect() for _ in range(10)]
@@ -252,6 +256,7 @@ BEGUN = {
 }
 
 
+@pytest.mark.tsan
 def test_stalled_requests_are_closed_idle_connections_are_not(new_server):
     server = new_server("-tout", "1").start()
     idle = [server.connect(), server.connect()]

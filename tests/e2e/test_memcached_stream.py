@@ -166,6 +166,7 @@ class Model:
 
 
 @pytest.mark.parametrize("burst", [1, 50, 1000])
+@pytest.mark.tsan
 def test_thousands_of_pipelined_commands(shared_server, burst):
     """The replies of many commands sent at once are those of a model, in order."""
     model = Model(random.Random(harness.test_seed()))
@@ -179,6 +180,7 @@ def test_thousands_of_pipelined_commands(shared_server, burst):
                 assert got == expected, sent[:200]
 
 
+@pytest.mark.tsan
 def test_reads_see_the_writes_before_them(shared_server):
     with shared_server.connect() as c:
         sent = b"".join(set_command("own", b"%d" % n) + b"get own\r\n" for n in range(500))
@@ -187,6 +189,7 @@ def test_reads_see_the_writes_before_them(shared_server):
             c.expect(b"STORED\r\n" + value_reply("own", b"%d" % n) + b"END\r\n")
 
 
+@pytest.mark.tsan
 def test_clients_that_count_together_lose_nothing(shared_server):
     connections = [shared_server.connect() for _ in range(8)]
     connections[0].ask(set_command("together", b"0"), b"STORED\r\n")
@@ -198,6 +201,7 @@ def test_clients_that_count_together_lose_nothing(shared_server):
         c.close()
 
 
+@pytest.mark.tsan
 def test_pymemcache(shared_server):
     client = pymemcache.Client(shared_server.address, timeout=harness.WAIT_S, no_delay=True)
     assert client.set("k", b"\0\r\nEND\r\n", noreply=False)

@@ -217,6 +217,7 @@ def test_a_second_process_on_the_same_data_is_refused(new_server):
 
 # ---- stop and restart ----
 
+@pytest.mark.tsan
 def test_restart_at_once_after_a_crash(server):
     """The same port and directory, with connections open that the kernel still knows about."""
     for n in range(3):
@@ -258,6 +259,7 @@ def wait_refused(server):
 
 
 @pytest.mark.parametrize("size", [1000, 500_000, 3_000_000])
+@pytest.mark.tsan
 def test_sigterm_lets_a_request_finish(server, size):
     value = b"v" * size
     begun, begun_http = server.connect(), server.connect()
@@ -306,6 +308,7 @@ def test_a_client_that_never_finishes_does_not_stop_the_stop(server):
     begun.close()
 
 
+@pytest.mark.tsan
 def test_not_ready_while_stopping(server):
     """Whoever looks at readiness on a kept connection is told before it closes."""
     begun, watcher = server.connect(), server.connect()
@@ -328,6 +331,7 @@ def test_not_ready_while_stopping(server):
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stop", "crash"])
 @pytest.mark.parametrize("sync", ["always", "interval=50", "os"])
+@pytest.mark.tsan
 def test_all_of_a_record_is_durable(new_server, sync, crash):
     server = new_server("--sync", sync).start()
     soon = int(time.time()) + 6
@@ -383,6 +387,7 @@ def test_entity_tags_and_types_survive(server):
     assert get() == before
 
 
+@pytest.mark.tsan
 def test_the_index_is_rebuilt_when_it_is_missing(server):
     with server.connect() as c:
         for n in range(500):
