@@ -53,7 +53,7 @@ static void http_close(struct http_session *s)
         return;
     s->state = HTTP_STATE_CLOSING;
     /* With bytes owed net waits for the client's end: a reset would take the reply with it. */
-    conn_set_partial(s->conn, s->owed);
+    conn_set_partial(s->conn, s->owed || s->swallow > 0);
     conn_close_when_sent(s->conn);
     http_resume(s);
 }
