@@ -30,6 +30,11 @@ struct http_reply http_reply_begin(struct http_session *s, unsigned status)
     struct http_worker *http = s->worker->http;
     int64_t now_s = clock_wall_ms() / 1000;
 
+    /* Asked here and not with the head: a stop may come while a body or the store is waited for,
+     * and the client must learn that its next request needs another connection. */
+    if (worker_stopping(conn_worker(s->conn)) ||
+        atomic_load_explicit(&s->worker->app->draining, memory_order_relaxed))
+        s->keep_alive = false;
     if (now_s != http->date_s) {
         http->date_s = now_s;
         http_date_format(now_s, http->date);

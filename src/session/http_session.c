@@ -159,8 +159,7 @@ static size_t take_head(struct http_session *s, struct slice in)
         return in.len;
     }
     s->is_head = r.verb == HTTP_VERB_HEAD;
-    s->keep_alive = r.keep_alive && !worker_stopping(conn_worker(s->conn)) &&
-                    !atomic_load_explicit(&s->worker->app->draining, memory_order_relaxed);
+    s->keep_alive = r.keep_alive;
     s->says_keep_alive = r.minor == 0;
     s->swallow = 0;
     dispatch(s, &r, in.len - len);

@@ -93,7 +93,9 @@ def test_acknowledged_writes_survive(new_server, options, max_value):
             server.stop()
     server.start()
     load.verify(server)
-    harness.eventually(lambda: not any((server.data / "tmp").iterdir()), "unfinished files are removed")
+    # Torn tails are kept aside (cut-*); of uploads nothing may stay.
+    left = [path.name for path in (server.data / "tmp").iterdir() if not path.name.startswith("cut-")]
+    assert left == []
 
 
 def test_crashes_around_a_checkpoint_by_volume(new_server):
