@@ -4,7 +4,7 @@
  * Provides: the functions of net.h and store.h that sessions call, over struct conn and struct
  *           fake_store below; feeding bytes and taking replies; completing writes and reads when
  *           the test says so.
- * Used by:  test_mc_session.c, test_http_session.c. Included once: it defines the functions
+ * Used by:  test_mc_session.c, http_fakes.h. Included once: it defines the functions
  *           themselves, which then take the place of the library's.
  * Threads:  one.
  */
