@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -222,6 +223,14 @@ static void read_ahead_job(struct aio_op *op)
 
 #ifdef HAVE_LIBURING
 
+static void log_refusal_once(int rc)
+{
+    static _Atomic bool logged;
+
+    if (!atomic_exchange(&logged, true))
+        log_info("io_uring is not available, reads go through threads: %s", strerror(-rc));
+}
+
 /* A false from here is no error: containers often forbid io_uring. */
 static bool ring_open(struct aio *port)
 {
@@ -230,7 +239,7 @@ static bool ring_open(struct aio *port)
     int rc = io_uring_queue_init(RING_ENTRIES, &port->ring, 0);
 
     if (rc != 0) {
-        log_debug("io_uring is not available, reads go through threads: %s", strerror(-rc));
+        log_refusal_once(rc);
         return false;
     }
     probe = io_uring_get_probe_ring(&port->ring);

@@ -24,16 +24,17 @@ _Static_assert(sizeof(struct conn) <= 96, "idle connections must stay small");
 
 /* ---- life ---- */
 
-struct conn *conn_create(struct worker *w, int fd)
+int conn_create(struct worker *w, int fd)
 {
     struct conn *c = calloc(1, sizeof(*c));
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
 
     if (c == NULL || epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &ev) != 0) {
-        log_warn("cannot take a connection: %s", strerror(c == NULL ? ENOMEM : errno));
+        int rc = c == NULL ? -ENOMEM : -errno;
+
         free(c);
         close(fd);
-        return NULL;
+        return rc;
     }
     c->source = SOURCE_CONN;
     c->fd = fd;
@@ -46,7 +47,7 @@ struct conn *conn_create(struct worker *w, int fd)
         c->next->prev = c;
     w->conns = c;
     w->conn_count++;
-    return c;
+    return 0;
 }
 
 static void unlink_conn(struct conn *c)

@@ -389,16 +389,20 @@ static void take_connection(struct worker *w, int fd)
 {
     struct net *net = w->net;
     unsigned before = atomic_fetch_add_explicit(&net->conn_count, 1, memory_order_relaxed);
+    int rc;
 
     if (before >= net->config.max_conns) {
         atomic_fetch_sub_explicit(&net->conn_count, 1, memory_order_relaxed);
         refuse(w, fd);
         return;
     }
-    if (conn_create(w, fd) == NULL)
-        atomic_fetch_sub_explicit(&net->conn_count, 1, memory_order_relaxed);
-    else
+    rc = conn_create(w, fd);
+    if (rc == 0) {
         counter_add(&w->counters, COUNTER_CONNECTIONS_TOTAL, 1);
+        return;
+    }
+    atomic_fetch_sub_explicit(&net->conn_count, 1, memory_order_relaxed);
+    pause_accepting(w, -rc);
 }
 
 /* The one connection has failed, the next may be fine. All else (no descriptors, no memory)

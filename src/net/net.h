@@ -41,8 +41,8 @@ struct net_ops {
     int (*worker_start)(struct worker *w, void *app);
     /* End of every turn: hand the turn's writes to the store. */
     void (*turn_end)(struct worker *w);
-    /* After the loop has ended and all connections are closed. worker_aio() is still there; what it
-     * has under way is completed afterwards. */
+    /* After the loop has ended, all connections are closed and all their pieces released.
+     * worker_aio() is still there. */
     void (*worker_stop)(struct worker *w);
 
     /* Bytes from the client. Returns how many are used up; the rest comes again, with more behind
@@ -51,7 +51,8 @@ struct net_ops {
      * conn_abort(). */
     size_t (*input)(struct conn *c, struct slice in);
     /* conn_wake() was called, or output fell below the low mark after conn_output_full() was true.
-     * Input that waits is given to input() right afterwards if the session no longer holds. */
+     * It may also come without a cause that the session knows. Input that waits is given to input()
+     * right afterwards if the session no longer holds. */
     void (*ready)(struct conn *c);
     /* The client will send no more (half-close) and all its input was used up or can never be.
      * Once, not while the session holds. The session finishes what is under way and calls
@@ -105,7 +106,7 @@ void *worker_app(const struct worker *w);
 void worker_set_context(struct worker *w, void *context);
 void *worker_context(const struct worker *w);
 struct counters *worker_counters(struct worker *w);
-struct aio *worker_aio(struct worker *w); /* net runs it; others only submit */
+struct aio *worker_aio(struct worker *w); /* while the loop runs, net calls aio_run() */
 unsigned worker_index(const struct worker *w);
 struct net *worker_net(const struct worker *w);
 bool worker_stopping(const struct worker *w);

@@ -32,7 +32,7 @@ enum {
     NET_KEPT_MAX = 1088 << 10,     /* unparsed input of a connection; beyond it is closed */
     NET_OUTPUT_BUFFER = 256 << 10, /* a worker's, for the connection whose part it is */
     NET_OUTPUT_LOW = 64 << 10,     /* a full output is not full any more below this */
-    NET_FILE_SLICE = 512 << 10,    /* of a file, by one sendfile */
+    NET_SLICE_MAX = 512 << 10,     /* of files and memory, by one call */
     NET_PART_MAX = 1 << 20,        /* sent to one connection before others have their part */
     NET_MAX_ADDRESSES = 16,        /* of one host name */
 };
@@ -137,6 +137,7 @@ struct worker {
 
     struct conn *conns;
     unsigned conn_count;
+    unsigned orphaned_reads; /* reads ahead whose connection is gone */
     uint64_t conn_serial;
     int64_t next_sweep_ms;
     int64_t stop_deadline_ms;
@@ -194,8 +195,8 @@ void worker_again(struct conn *c);
 
 /* ---- conn.c ---- */
 
-/* Takes over fd; closes it if there is no memory. NULL then. */
-struct conn *conn_create(struct worker *w, int fd);
+/* Takes over fd, also when it fails. 0 or -errno. */
+int conn_create(struct worker *w, int fd);
 void conn_destroy(struct conn *c);
 /* A connection's part of the turn: for an event, and from the todo list. */
 void conn_on_event(struct conn *c, uint32_t events);

@@ -44,7 +44,7 @@ struct piece {
 
 struct output {
     struct conn *conn; /* NULL: gone while a read ahead was under way */
-    struct budget *budget;
+    struct worker *worker;
     struct piece *head;
     struct piece *tail;
     size_t pending;      /* bytes left of all pieces */
@@ -65,7 +65,7 @@ static void piece_free(struct output *out, struct piece *p)
 {
     if (p->release != NULL)
         p->release(p->arg);
-    budget_give(out->budget, piece_bytes(p));
+    budget_give(out->worker->net->config.budget, piece_bytes(p));
     free(p);
 }
 
@@ -96,7 +96,7 @@ static struct output *output_of(struct conn *c)
     if (out == NULL)
         return NULL;
     out->conn = c;
-    out->budget = c->worker->net->config.budget;
+    out->worker = c->worker;
     c->output = out;
     c->moved_ms = c->worker->now_ms; /* from now on the client is to take it */
     return out;
@@ -105,13 +105,13 @@ static struct output *output_of(struct conn *c)
 /* A new piece, not linked yet. NULL: no memory, the connection is being aborted. */
 static struct piece *piece_new(struct conn *c, enum piece_kind kind, size_t cap)
 {
-    struct output *out = output_of(c);
+    struct budget *budget = c->worker->net->config.budget;
     struct piece *p = NULL;
 
-    if (out != NULL && budget_take(out->budget, sizeof(*p) + cap)) {
+    if (output_of(c) != NULL && budget_take(budget, sizeof(*p) + cap)) {
         p = malloc(sizeof(*p) + cap);
         if (p == NULL)
-            budget_give(out->budget, sizeof(*p) + cap);
+            budget_give(budget, sizeof(*p) + cap);
     }
     if (p == NULL) {
         no_memory(c);
@@ -376,8 +376,8 @@ static void send_shared(struct conn *c)
         take_sent(c, n > 0 ? (size_t)n : 0);
 }
 
-/* Fills iov with what stands before the next file piece, which *next then is (or more of the
- * same). */
+/* Fills iov with what stands before the next file piece, at most NET_SLICE_MAX bytes. *next is what
+ * comes after that: the file piece, or more of the same. */
 static int gather(struct conn *c, struct iovec iov[GATHER_MAX], size_t *total, struct piece **next)
 {
     struct piece *p = c->output->head;
@@ -389,8 +389,12 @@ static int gather(struct conn *c, struct iovec iov[GATHER_MAX], size_t *total, s
         *total = c->worker->out_len;
     }
     for (; p != NULL && p->kind != PIECE_FILE && count < GATHER_MAX; p = p->next) {
-        iov[count++] = (struct iovec){(char *)p->at, p->len};
-        *total += p->len;
+        size_t most = NET_SLICE_MAX - *total;
+
+        iov[count++] = (struct iovec){(char *)p->at, p->len < most ? p->len : most};
+        *total += iov[count - 1].iov_len;
+        if (p->len >= most)
+            break;
     }
     *next = p;
     return count;
@@ -429,6 +433,7 @@ static void on_read_ahead(struct aio_op *op)
 
     out->reading = false;
     if (c == NULL) {
+        out->worker->orphaned_reads--;
         output_free(out);
         return;
     }
@@ -455,7 +460,7 @@ static void read_ahead(struct output *out, const struct piece *p, size_t slice)
 /* How much of the piece may be sent without waiting for the disk; 0: it is being read ahead. */
 static size_t resident_bytes(struct output *out, const struct piece *p)
 {
-    size_t slice = p->len < NET_FILE_SLICE ? p->len : NET_FILE_SLICE;
+    size_t slice = p->len < NET_SLICE_MAX ? p->len : NET_SLICE_MAX;
     int64_t now_ms = out->conn->worker->now_ms;
 
     /* Read ahead a moment ago: not asked again, so that each such read is followed by a send. */
@@ -561,8 +566,10 @@ void output_drop(struct conn *c)
     if (out == NULL)
         return;
     c->output = NULL;
-    if (out->reading)
+    if (out->reading) {
         out->conn = NULL; /* the file must stay open until the read is done: see on_read_ahead() */
-    else
+        out->worker->orphaned_reads++;
+    } else {
         output_free(out);
+    }
 }

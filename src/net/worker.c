@@ -269,10 +269,10 @@ void *worker_thread(void *arg)
     sem_post(&w->net->started);
     if (w->start_rc != 0)
         return NULL;
-    while (!w->stopping || w->conns != NULL)
+    while (!w->stopping || w->conns != NULL || w->orphaned_reads > 0)
         turn(w, events);
     w->ops->worker_stop(w);
-    aio_close(w->aio); /* completes what connections that are gone had under way */
+    aio_close(w->aio);
     return NULL;
 }
 
