@@ -27,6 +27,6 @@ int64_t clock_mono_us(void);
 
 /* Installs another source (tests); NULL brings the system's clocks back. The source must stay
  * alive. */
-void clock_replace(const struct clock_source *source);
+void clock_replace(const struct clock_source *replacement);
 
 #endif

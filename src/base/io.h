@@ -31,7 +31,7 @@ struct io_calls {
 extern const struct io_calls io_system_calls;
 
 /* Tests: other calls from now on; NULL brings the system's back. Must stay alive. */
-void io_replace(const struct io_calls *calls);
+void io_replace(const struct io_calls *replacement);
 
 /* open(2) with O_CLOEXEC added. A descriptor, or -errno. */
 int io_open(const char *path, int flags, mode_t mode);

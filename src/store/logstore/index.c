@@ -441,7 +441,7 @@ static int used_size(struct index *index, uint64_t *out)
 
 int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes)
 {
-    MDB_stat stat;
+    MDB_stat stat = {0};
     int rc = keys_stat(index, &stat);
 
     if (rc == 0)
@@ -544,7 +544,7 @@ static int apply_batch(struct index *index, const struct delta_item *items, size
  * is. */
 static int extend_file(struct index *index)
 {
-    uint64_t used;
+    uint64_t used = 0;
     struct stat st;
     mdb_filehandle_t fd;
     int rc = used_size(index, &used);
