@@ -295,6 +295,8 @@ def main():
     for name in names:
         if name not in LANES:
             sys.exit(f"usage: scripts/test.sh [{'|'.join(LANES)}]...")
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        os.environ.pop(name, None)  # tests that call make are no part of the make that called us
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
