@@ -81,8 +81,9 @@ class Model:
     def command(self):
         """One random command and its expected reply."""
         key = b"model%d" % self.rng.randrange(40)
-        kind = self.rng.choice(["set", "set", "get", "get", "gets2", "add", "replace", "append", "prepend",
-                                "delete", "incr", "decr", "touch", "gat", "noreply", "bad"])
+        kind = self.rng.choice(["set", "set", "get", "get", "gets2", "add", "replace", "append",
+                                "prepend", "delete", "incr", "decr", "touch", "gat", "noreply",
+                                "bad"])
         return getattr(self, kind)(key)
 
     def value(self):
@@ -132,7 +133,8 @@ class Model:
         return b"gat 1000 %s\r\n" % key, self.found(key) + b"END\r\n"
 
     def touch(self, key):
-        return b"touch %s 1000\r\n" % key, b"TOUCHED\r\n" if key in self.records else b"NOT_FOUND\r\n"
+        reply = b"TOUCHED\r\n" if key in self.records else b"NOT_FOUND\r\n"
+        return b"touch %s 1000\r\n" % key, reply
 
     def delete(self, key):
         there = self.records.pop(key, None) is not None
@@ -144,7 +146,8 @@ class Model:
         if key not in self.records:
             return line, b"NOT_FOUND\r\n"
         value, flags = self.records[key]
-        if not (value.isdigit() and len(value) <= 20 and int(value) < 2**64):
+        # Blanks around a number are allowed, as memcached does.
+        if not (value.strip(b" ").isdigit() and len(value) <= 20 and int(value) < 2**64):
             return line, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
         number = b"%d" % step(int(value), delta)
         self.records[key] = (number, flags)
@@ -242,7 +245,8 @@ def test_pylibmc(shared_server):
 
 def test_memccapable(shared_server):
     """libmemcached's own check of a server, its text part."""
-    done = subprocess.run(["memccapable", "-v", "-a", "-h", "127.0.0.1", "-p", str(shared_server.port)],
+    done = subprocess.run(["memccapable", "-v", "-a", "-h", "127.0.0.1", "-p",
+                           str(shared_server.port)],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           timeout=2 * harness.WAIT_S)
     assert done.returncode == 0 and "All tests passed" in done.stdout, done.stdout
