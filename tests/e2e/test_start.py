@@ -165,8 +165,8 @@ def test_the_lines_to_try_work_as_they_are_printed(new_server):
     assert "interval=200" in output
     lines = re.findall(r"^  ((?:bash|echo|curl) .*)$", output, re.M)
     assert len(lines) == 3
-    replies = [subprocess.run(["sh", "-c", line], capture_output=True, timeout=harness.WAIT_S).stdout
-               for line in lines]
+    replies = [subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              timeout=harness.WAIT_S).stdout for line in lines]
     assert replies[0] == b"STORED\r\nVALUE greeting 0 5\r\nhello\r\nEND\r\n"
     assert replies[1] == b"Created\n"
     assert replies[2].endswith(b"\r\n\r\n<h1>Hello</h1>\n")
