@@ -107,6 +107,31 @@ static int64_t result_file(struct read_state *r, struct segment *segment, struct
     return 0;
 }
 
+/* The whole record is at hand in memory that others will use, and its value is too long for a result that lives so
+ * briefly: copies it. */
+static int64_t result_memory(struct read_state *r)
+{
+    struct store_get *get = r->get;
+    struct record *rec = &get->rec;
+    struct slice *const parts[] = {&rec->key, &rec->attrs, &rec->value};
+    size_t len = rec->key.len + rec->attrs.len + rec->value.len;
+    struct memory_hold *memory = malloc(sizeof(*memory) + len);
+    char *at;
+
+    if (memory == NULL)
+        return -ENOMEM;
+    memory->base.release = memory_release;
+    at = memory->bytes;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (parts[i]->len > 0)
+            memcpy(at, parts[i]->ptr, parts[i]->len);
+        parts[i]->ptr = at;
+        at += parts[i]->len;
+    }
+    get->hold = &memory->base;
+    return 0;
+}
+
 /* ---- looking at the bytes at hand ---- */
 
 /* The index may name another key only where it holds hashes of long ones. */
@@ -337,6 +362,9 @@ static int64_t read_now(struct read_state *r, char *scratch, int64_t now_ms)
             return need;
         need = examine(r, slice_of(scratch, len));
     } while (need > 0);
+    if (need == 0 && !r->get->head_only && r->get->hold == NULL &&
+        r->get->rec.value.len > STORE_INLINE_MAX)
+        return result_memory(r);
     if (need == 0 && r->wants_big) {
         struct big_file *big = big_lookup(r->ls, r->get->rec.big_file);
 
