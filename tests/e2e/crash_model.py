@@ -12,6 +12,9 @@ import harness
 from harness import set_command
 
 
+NOT_NUMERIC = b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
+
+
 class State:
     """A record. The cas value is None until a `gets` has shown it."""
 
@@ -90,8 +93,8 @@ class Client(threading.Thread):
     def command(self, ahead):
         """(bytes, reply, (key, state afterwards) or None); `ahead` moves on."""
         key = self.key()
-        kind = self.rng.choice(["set", "set", "set", "delete", "append", "prepend", "incr", "cas", "cas",
-                                "touch", "end", "add", "gets", "gets"])
+        kind = self.rng.choice(["set", "set", "set", "delete", "append", "prepend", "incr", "cas",
+                                "cas", "touch", "end", "add", "gets", "gets"])
         sent, reply, changed, state = getattr(self, kind)(key, ahead.get(key))
         if not changed:
             return sent, reply, None
@@ -110,7 +113,8 @@ class Client(threading.Thread):
         return (sent, b"NOT_STORED\r\n", False, None) if state else (sent, b"STORED\r\n", True, new)
 
     def delete(self, key, state):
-        return b"delete %s\r\n" % key, b"DELETED\r\n" if state else b"NOT_FOUND\r\n", bool(state), None
+        reply = b"DELETED\r\n" if state else b"NOT_FOUND\r\n"
+        return b"delete %s\r\n" % key, reply, bool(state), None
 
     def grow(self, key, state, command, whole):
         piece = self.value()[:1000]
@@ -130,7 +134,7 @@ class Client(threading.Thread):
         if state is None:
             return sent, b"NOT_FOUND\r\n", False, None
         if not (state.value.isdigit() and len(state.value) <= 18):
-            return sent, b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n", False, None
+            return sent, NOT_NUMERIC, False, None
         new = State(b"%d" % (int(state.value) + 7), state.flags)
         return sent, new.value + b"\r\n", True, new
 
@@ -150,7 +154,8 @@ class Client(threading.Thread):
 
     def end(self, key, state):
         """A touch that lets the record expire at once."""
-        return b"touch %s -1\r\n" % key, b"TOUCHED\r\n" if state else b"NOT_FOUND\r\n", bool(state), None
+        reply = b"TOUCHED\r\n" if state else b"NOT_FOUND\r\n"
+        return b"touch %s -1\r\n" % key, reply, bool(state), None
 
     def gets(self, key, state):
         def check(connection):
@@ -183,7 +188,8 @@ class Client(threading.Thread):
                 return applied
         wrong = {key: (self.known.get(key), found[key] and State(*found[key][:2]))
                  for key in keys if not same(self.known.get(key), found[key])}
-        raise AssertionError(f"{self.name}: acknowledged, found: {wrong}\nunanswered: {self.unanswered}")
+        raise AssertionError(f"{self.name}: acknowledged, found: {wrong}\n"
+                             f"unanswered: {self.unanswered}")
 
 
 class BigClient(Client):
@@ -222,8 +228,8 @@ class HttpClient(Client):
                 key, len(new.value), new.value), 201
         else:
             chunk = b"%x\r\n%s\r\n" % (len(new.value), new.value) if new.value else b""
-            sent, status = (b"PUT /%s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n"
-                            % (key, chunk)), 201
+            sent, status = (b"PUT /%s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+                            b"%s0\r\n\r\n" % (key, chunk)), 201
         self.unanswered = [(key, new)]
         connection.send(sent)
         reply = harness.read_response(connection)

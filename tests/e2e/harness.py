@@ -1,7 +1,7 @@
 """Servers and clients for the end-to-end tests.
 
-Everything listens on 127.0.0.1 with a port of its own, keeps its files in a directory of its own, is
-stopped by its own process id, and every wait has a limit.
+Everything listens on 127.0.0.1 with a port of its own, keeps its files in a directory of its own,
+is stopped by its own process id, and every wait has a limit.
 """
 
 import ctypes
@@ -21,8 +21,8 @@ TTSERVER = os.environ.get("TTSERVER", str(ROOT / "build" / "ttserver"))
 TTCTL = os.environ.get("TTCTL", str(ROOT / "build" / "ttctl"))
 TTBENCH = os.environ.get("TTBENCH", str(ROOT / "build" / "ttbench"))
 
-# Generous: a build with sanitizers on a busy machine is slow, and a limit that is never reached costs
-# nothing.
+# Generous: a build with sanitizers on a busy machine is slow, and a limit that is never reached
+# costs nothing.
 WAIT_S = 30
 
 SANITIZER_WORDS = ("AddressSanitizer", "ThreadSanitizer", "LeakSanitizer", "MemorySanitizer",
@@ -57,7 +57,7 @@ def free_port():
 
 
 def eventually(condition, what, limit_s=WAIT_S):
-    """Waits until condition() is true, and returns what it returned. For events that nothing reports."""
+    """Waits until condition() is true; returns what it returned. For events that nothing reports."""
     end = time.monotonic() + limit_s
     while True:
         result = condition()
@@ -129,10 +129,14 @@ class Process:
         eventually(try_it, f"{self.name} listens on {address}", limit_s)
 
     def kill(self):
-        """kill -9, as a crash."""
-        if self.child is not None:
-            self.child.kill()
-            self.wait()
+        """kill -9, as a crash. A program that has already ended by itself is a failure."""
+        if self.child is None:
+            return
+        ended = self.child.poll() is not None
+        self.child.kill()
+        status = self.wait()
+        assert not ended or self.told_to_stop, \
+            f"{self.name} ended by itself, status {status}\n{self.output()}"
 
     def terminate(self):
         """SIGTERM, unless it was sent already (a second one is impatience), and the exit status."""

@@ -1,7 +1,7 @@
 """kill -9 in a loop: what was acknowledged is there, what was not is there wholly or not at all.
 
-CRASH_ROUNDS sets the number of crashes of each test, TEST_SEED repeats the choices of a run (not its
-timing).
+CRASH_ROUNDS sets the number of crashes of each test, TEST_SEED repeats the choices of a run (not
+its timing).
 """
 
 import os
@@ -42,8 +42,8 @@ class Load:
         """Runs until about so many replies have come, then lets end() end the server."""
         self.replies, self.wanted = 0, replies
         self.enough.clear()
-        self.clients = [kind(name, server.address, random.Random(self.rng.random()), self.known[name],
-                             self.max_value, self.acknowledged)
+        self.clients = [kind(name, server.address, random.Random(self.rng.random()),
+                             self.known[name], self.max_value, self.acknowledged)
                         for name, kind in self.kinds.items()]
         for client in self.clients:
             client.start()
@@ -94,8 +94,8 @@ def test_acknowledged_writes_survive(new_server, options, max_value):
     server.start()
     load.verify(server)
     # Torn tails are kept aside (cut-*); of uploads nothing may stay.
-    left = [path.name for path in (server.data / "tmp").iterdir() if not path.name.startswith("cut-")]
-    assert left == []
+    left = [path.name for path in (server.data / "tmp").iterdir()]
+    assert [name for name in left if not name.startswith("cut-")] == []
 
 
 def test_crashes_around_a_checkpoint_by_volume(new_server):

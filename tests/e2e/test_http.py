@@ -81,7 +81,8 @@ def test_options_and_other_methods(shared_server):
 
 
 def test_a_refused_body_is_not_read_as_commands(shared_server):
-    smuggled = b"set smuggled 0 0 1\r\nx\r\nPUT /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
+    smuggled = (b"set smuggled 0 0 1\r\nx\r\n"
+                b"PUT /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
     for sent in (request("POST", "/x", smuggled),
                  b"POST /x HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled[:22],
                  b"PUT /x HTTP/9.9\r\n\r\n" + smuggled,
@@ -96,7 +97,8 @@ def test_a_refused_body_is_not_read_as_commands(shared_server):
 
 @pytest.mark.tsan
 def test_values_of_every_size(shared_server):
-    for size in [0, 1, 1000, 16383, 16384, 16385, 65536, 1 << 20, (1 << 20) + 1, 5_000_000, 64 << 20]:
+    for size in [0, 1, 1000, 16383, 16384, 16385, 65536, 1 << 20, (1 << 20) + 1, 5_000_000,
+                 64 << 20]:
         body = (b"%d/" % size * (size // 3 + 1))[:size]
         put(shared_server, "/size", body)
         got = ask(shared_server, "GET", "/size")
@@ -312,10 +314,12 @@ def test_content_types(shared_server):
     put(shared_server, "/stored.png", b"x")
     assert ask(shared_server, "GET", "/stored.png").headers["content-type"] == "image/png"
     with shared_server.connect() as c:
-        for key, kind in [("a.jpg", "image/jpeg"), ("a.JPEG", "image/jpeg"), ("x/y.png", "image/png"),
-                          ("a.gif", "image/gif"), ("a.webp", "image/webp"), ("a.svg", "image/svg+xml"),
-                          ("a.bmp", "image/bmp"), ("a.html", "text/html"), ("a.json", "application/json"),
-                          ("none", "application/octet-stream"), ("a.", "application/octet-stream"),
+        for key, kind in [("a.jpg", "image/jpeg"), ("a.JPEG", "image/jpeg"),
+                          ("x/y.png", "image/png"), ("a.gif", "image/gif"),
+                          ("a.webp", "image/webp"), ("a.svg", "image/svg+xml"),
+                          ("a.bmp", "image/bmp"), ("a.html", "text/html"),
+                          ("a.json", "application/json"), ("none", "application/octet-stream"),
+                          ("a.", "application/octet-stream"),
                           ("a.unheardof", "application/octet-stream"),
                           ("dir.png/name", "application/octet-stream")]:
             c.ask(set_command(key, b"x"), b"STORED\r\n")
@@ -325,7 +329,8 @@ def test_content_types(shared_server):
 
 def test_a_content_type_cannot_break_out_of_its_line(shared_server):
     with shared_server.connect() as c:
-        c.send(b"PUT /evil HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Type: a/b\x01c\r\n\r\nx")
+        c.send(b"PUT /evil HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n"
+               b"Content-Type: a/b\x01c\r\n\r\nx")
         assert read_response(c).status == 400
     assert ask(shared_server, "PUT", "/evil", b"x", "Content-Type: " + "t" * 5000).status == 400
     assert ask(shared_server, "GET", "/evil").status == 404
@@ -368,8 +373,10 @@ REFUSED = {
     "negative length": b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
     "signed length": b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\nx",
     "length no number": b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 1x\r\n\r\nx",
-    "length beyond 2^64": b"PUT /x HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551617\r\n\r\nx",
-    "unknown coding": b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "length beyond 2^64": b"PUT /x HTTP/1.1\r\nHost: h\r\n"
+                          b"Content-Length: 18446744073709551617\r\n\r\nx",
+    "unknown coding": b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+                      b"0\r\n\r\n",
     "chunked twice": b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
                      b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "bad chunk size": b"PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",

@@ -20,7 +20,8 @@ def close_with_reset(connection):
 
 def wait_received(server, total):
     """Waits until the server has received so many bytes since it started."""
-    harness.eventually(lambda: int(server.stats()["bytes_read"]) >= total, f"{total} bytes received")
+    harness.eventually(lambda: int(server.stats()["bytes_read"]) >= total,
+                       f"{total} bytes received")
 
 
 def wait_connections(server, count):
@@ -165,7 +166,8 @@ def test_aborts_in_mid_value_leave_nothing_behind(server):
         if n % 3 == 0:
             c.send(b"set mid 0 0 %d\r\n" % (len(body) + 5) + body)
         elif n % 3 == 1:
-            c.send(b"PUT /mid HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (len(body) + 5) + body)
+            c.send(b"PUT /mid HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (len(body) + 5) +
+                   body)
         else:
             c.send(b"get old old old old\r\n" * 50)
             c.exactly(len(body) // 2)
@@ -176,7 +178,8 @@ def test_aborts_in_mid_value_leave_nothing_behind(server):
     wait_connections(server, 0)
     with server.connect() as c:
         assert harness.mc_get(c, "mid")[0] == b"old"
-    harness.eventually(lambda: not any((server.data / "tmp").iterdir()), "unfinished files are removed")
+    harness.eventually(lambda: not any((server.data / "tmp").iterdir()),
+                       "unfinished files are removed")
 
 
 @pytest.mark.tsan

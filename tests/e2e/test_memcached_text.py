@@ -24,9 +24,9 @@ OWN = "ttserver differs on purpose"
 K250 = b"k" * 250
 K251 = b"k" * 251
 
-# name, sent, expected; a fourth element says why Debian's memcached is not asked. Each row runs on a
-# connection of its own with empty records. `version` is appended, so that a reply too many is seen; a
-# row whose expectation ends with CLOSED ends with the server closing.
+# name, sent, expected; a fourth element says why Debian's memcached is not asked. Each row runs on
+# a connection of its own with empty records. `version` is appended, so that a reply too many is
+# seen; a row whose expectation ends with CLOSED ends with the server closing.
 ROWS = [
     # storing and reading
     ("set and get", b"set k 5 0 3\r\nabc\r\nget k\r\n", b"STORED\r\nVALUE k 5 3\r\nabc\r\nEND\r\n"),
@@ -44,7 +44,7 @@ ROWS = [
      b"STORED\r\n" + b"VALUE k 0 1\r\nx\r\n" * 50 + b"END\r\n"),
     ("a line of keys of 40 kB", b"set k 0 0 1\r\nx\r\nget" + b" n" * 20000 + b" k\r\n",
      b"STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n"),
-    ("get ignores letters' case of keys not", b"set k 0 0 1\r\nx\r\nget K\r\n", b"STORED\r\nEND\r\n"),
+    ("keys differ by case", b"set k 0 0 1\r\nx\r\nget K\r\n", b"STORED\r\nEND\r\n"),
     ("tab is part of a key", b"set a\tb 0 0 1\r\nx\r\nget a\tb\r\n",
      b"STORED\r\nVALUE a\tb 0 1\r\nx\r\nEND\r\n"),
     ("bytes above 127 in a key", b"set \xc3\xbc\xff 0 0 1\r\nx\r\nget \xc3\xbc\xff\r\n",
@@ -82,8 +82,8 @@ ROWS = [
     ("length beyond 2^64", b"set k 0 0 18446744073709551617\r\nget k\r\n", FORMAT + b"END\r\n"),
     ("too long a value is read as commands", b"set k 0 0 3\r\nabcversion\r\nget k\r\n",
      CHUNK + b"ERROR\r\nEND\r\n"),
-    ("value without its line end", b"set k 0 0 3\r\nabc\n\r\nget k\r\n", CHUNK + FORMAT + b"END\r\n",
-     NEWER),
+    ("value without its line end", b"set k 0 0 3\r\nabc\n\r\nget k\r\n",
+     CHUNK + FORMAT + b"END\r\n", NEWER),
     ("a bad chunk leaves the old value", set_command("k", b"old") +
      b"set k 0 0 3\r\nabcdefghi\r\nget k\r\n",
      b"STORED\r\n" + CHUNK + b"ERROR\r\n" + value_reply("k", b"old") + b"END\r\n",
@@ -126,7 +126,8 @@ ROWS = [
      b"STORED\r\n10\r\n7\r\n0\r\nVALUE n 3 1\r\n0\r\nEND\r\n",
      "memcached keeps the length of 2 after decr"),
     ("counting what is not there", b"incr n 1\r\ndecr n 1\r\n", b"NOT_FOUND\r\nNOT_FOUND\r\n"),
-    ("incr wraps at 2^64", b"set n 0 0 20\r\n18446744073709551615\r\nincr n 2\r\n", b"STORED\r\n1\r\n"),
+    ("incr wraps at 2^64", b"set n 0 0 20\r\n18446744073709551615\r\nincr n 2\r\n",
+     b"STORED\r\n1\r\n"),
     ("incr by the largest", b"set n 0 0 1\r\n0\r\nincr n 18446744073709551615\r\nincr n 1\r\n",
      b"STORED\r\n18446744073709551615\r\n0\r\n"),
     ("counting text", b"set n 0 0 3\r\n1x2\r\nincr n 1\r\nget n\r\n",
@@ -134,9 +135,10 @@ ROWS = [
     ("counting an empty value", b"set n 0 0 0\r\n\r\nincr n 1\r\n", b"STORED\r\n" + NOT_NUMERIC),
     ("counting a number that is too large", b"set n 0 0 20\r\n18446744073709551616\r\nincr n 1\r\n",
      b"STORED\r\n" + NOT_NUMERIC),
-    ("counting a negative number", b"set n 0 0 2\r\n-1\r\nincr n 1\r\n", b"STORED\r\n" + NOT_NUMERIC,
-     "memcached reads -1 as 2^64-1"),
-    ("delta no number", b"set n 0 0 1\r\n1\r\nincr n x\r\ndecr n -1\r\nincr n 18446744073709551616\r\n",
+    ("counting a negative number", b"set n 0 0 2\r\n-1\r\nincr n 1\r\n",
+     b"STORED\r\n" + NOT_NUMERIC, "memcached reads -1 as 2^64-1"),
+    ("delta no number",
+     b"set n 0 0 1\r\n1\r\nincr n x\r\ndecr n -1\r\nincr n 18446744073709551616\r\n",
      b"STORED\r\n" + DELTA * 3),
     ("append to a counter", b"set n 0 0 1\r\n1\r\nincr n 1\r\nappend n 0 0 1\r\n5\r\nincr n 1\r\n",
      b"STORED\r\n2\r\nSTORED\r\n26\r\n"),
@@ -146,14 +148,17 @@ ROWS = [
     ("touch no number", b"set k 0 0 1\r\nx\r\ntouch k abc\r\nget k\r\n", b"STORED\r\n" + EXPTIME +
      b"VALUE k 0 1\r\nx\r\nEND\r\n"),
     ("gat", b"set k 6 0 1\r\nx\r\ngat 100 k none k\r\ngat -1 k\r\nget k\r\n",
-     b"STORED\r\nVALUE k 6 1\r\nx\r\nVALUE k 6 1\r\nx\r\nEND\r\n" b"VALUE k 6 1\r\nx\r\nEND\r\nEND\r\n"),
+     b"STORED\r\n" + value_reply("k", b"x", 6) * 2 + b"END\r\n" + value_reply("k", b"x", 6) +
+     b"END\r\nEND\r\n"),
     ("gat no number", b"set k 0 0 1\r\nx\r\ngat abc k\r\nget k\r\n", b"STORED\r\n" + EXPTIME +
      b"VALUE k 0 1\r\nx\r\nEND\r\n"),
     # noreply
     ("noreply of everything", b"set k 0 0 1 noreply\r\nx\r\nadd k 0 0 1 noreply\r\ny\r\n"
-     b"replace k 0 0 1 noreply\r\n1\r\nappend k 0 0 1 noreply\r\n2\r\nprepend k 0 0 1 noreply\r\n3\r\n"
+     b"replace k 0 0 1 noreply\r\n1\r\nappend k 0 0 1 noreply\r\n2\r\n"
+     b"prepend k 0 0 1 noreply\r\n3\r\n"
      b"cas k 0 0 1 99 noreply\r\nz\r\nincr k 1 noreply\r\ndecr k 1 noreply\r\ntouch k 0 noreply\r\n"
-     b"delete none noreply\r\nverbosity 0 noreply\r\nget k\r\n", value_reply("k", b"312") + b"END\r\n"),
+     b"delete none noreply\r\nverbosity 0 noreply\r\nget k\r\n",
+     value_reply("k", b"312") + b"END\r\n"),
     ("noreply hides errors of a good line", b"incr none 1 noreply\r\nset n 0 0 1 noreply\r\nx\r\n"
      b"incr n 1 noreply\r\nget none\r\n", b"END\r\n"),
     ("a body that nobody asked for", b"set k 0 0 abc noreply\r\nget k\r\n", FORMAT + b"END\r\n",
@@ -173,7 +178,8 @@ ROWS = [
     ("unknown command with words", b"nonsense k 0 0 1\r\n", b"ERROR\r\n"),
     ("upper case on a text connection", b"get k\r\nGET k\r\nVERSION\r\nget k\r\n",
      b"END\r\nERROR\r\nERROR\r\nEND\r\n"),
-    ("missing words", b"get\r\ngets\r\nget \r\ndelete\r\nincr\r\nincr k\r\ntouch\r\ntouch k\r\ngat 0\r\n",
+    ("missing words",
+     b"get\r\ngets\r\nget \r\ndelete\r\nincr\r\nincr k\r\ntouch\r\ntouch k\r\ngat 0\r\n",
      FORMAT * 9, NEWER),
     ("short lines", b"x\r\n\r\n\n", FORMAT * 3, NEWER),
     ("spaces alone", b"      \r\n", b"ERROR\r\n"),
@@ -185,7 +191,8 @@ ROWS = [
 
 
 def connect_to(request, kind):
-    return request.getfixturevalue("shared_server" if kind == "ttserver" else "shared_memcached").connect()
+    name = "shared_server" if kind == "ttserver" else "shared_memcached"
+    return request.getfixturevalue(name).connect()
 
 
 def rows():
@@ -233,7 +240,8 @@ def test_cas_values(request, kind):
         c.ask(b"cas c 0 0 1 %d\r\n3\r\n" % first, b"EXISTS\r\n")
         seen = {first}
         for change in [b"incr c 1\r\n", b"decr c 1\r\n", b"append c 0 0 1\r\n1\r\n",
-                       b"prepend c 0 0 1\r\n1\r\n", b"set c 0 0 1\r\n1\r\n", b"replace c 0 0 1\r\n1\r\n"]:
+                       b"prepend c 0 0 1\r\n1\r\n", b"set c 0 0 1\r\n1\r\n",
+                       b"replace c 0 0 1\r\n1\r\n"]:
             c.send(change)
             c.line()
             cas = harness.mc_get(c, "c")[2]
@@ -271,7 +279,8 @@ def test_a_value_over_the_limit_is_swallowed_and_the_old_one_stays(new_server):
     with server.connect() as c:
         c.ask(set_command("k", most), b"STORED\r\n")
         c.send(set_command("k", most + b"x") + b"get k\r\n")
-        c.expect(b"SERVER_ERROR object too large for cache\r\n" + value_reply("k", most) + b"END\r\n")
+        c.expect(b"SERVER_ERROR object too large for cache\r\n" + value_reply("k", most) +
+                 b"END\r\n")
         c.send(set_command("k", most + b"x", noreply=True) + b"version\r\n")
         assert c.line().startswith(b"VERSION")
         c.ask(b"append k 0 0 1\r\nx\r\n", b"SERVER_ERROR object too large for cache\r\n")
@@ -290,7 +299,8 @@ def test_a_huge_announced_length_costs_nothing(shared_server):
 
 def test_big_values(shared_server):
     with shared_server.connect() as c:
-        for size in [16 * 1024 - 1, 16 * 1024, 64 * 1024, 1 << 20, (1 << 20) + 1, 5 << 20, 64 << 20]:
+        for size in [16 * 1024 - 1, 16 * 1024, 64 * 1024, 1 << 20, (1 << 20) + 1, 5 << 20,
+                     64 << 20]:
             value = (b"%d|" % size) * (size // 4)
             value = value[:size]
             c.ask(set_command("big", value, flags=9), b"STORED\r\n")
@@ -313,10 +323,11 @@ def test_stats(shared_server):
              for name in ("cmd_get", "cmd_set", "get_hits", "get_misses", "total_connections")}
     assert grown == {"cmd_get": 2, "cmd_set": 1, "get_hits": 1, "get_misses": 1,
                      "total_connections": 2}
-    for name in ["pid", "uptime", "time", "version", "pointer_size", "rusage_user", "rusage_system",
-                 "max_connections", "curr_connections", "rejected_connections", "cmd_flush", "cmd_touch",
-                 "delete_hits", "delete_misses", "incr_hits", "incr_misses", "decr_hits", "decr_misses",
-                 "cas_hits", "cas_misses", "cas_badval", "touch_hits", "touch_misses", "bytes_read",
-                 "bytes_written", "threads", "curr_items"]:
+    for name in ["pid", "uptime", "time", "version", "pointer_size", "rusage_user",
+                 "rusage_system", "max_connections", "curr_connections", "rejected_connections",
+                 "cmd_flush", "cmd_touch", "delete_hits", "delete_misses", "incr_hits",
+                 "incr_misses", "decr_hits", "decr_misses", "cas_hits", "cas_misses", "cas_badval",
+                 "touch_hits", "touch_misses", "bytes_read", "bytes_written", "threads",
+                 "curr_items"]:
         assert name in after, name
     assert int(after["pid"]) == shared_server.pid

@@ -21,8 +21,8 @@ final class MemcachePictureStore extends ServerList implements PictureStore
             $client = new Memcache();
             // "@": a server that is away is expected, the next one is asked.
             $open = @$client->connect($host, $port, self::CONNECT_TIMEOUT_S);
-            // Without this the extension also packs, unasked, values from 20000 bytes up that shrink
-            // by a fifth (memcache.compress_threshold): BMP and SVG files.
+            // Without this the extension also packs, unasked, values from 20000 bytes up that
+            // shrink by a fifth (memcache.compress_threshold): BMP and SVG files.
             $client->setCompressThreshold(0);
             $this->clients[$index] = $open ? $client : null;
         }
@@ -67,9 +67,10 @@ final class MemcachePictureStore extends ServerList implements PictureStore
             $flags = 0;
             $cas = 0;
             $names = @$client->get(self::LIST_KEY, $flags, $cas);
+            $new = self::withName($names, $name);
             $done = $names === false
-                ? @$client->add(self::LIST_KEY, [$name], self::PLAIN)
-                : @$client->cas(self::LIST_KEY, self::withName($names, $name), self::PLAIN, 0, $cas);
+                ? @$client->add(self::LIST_KEY, $new, self::PLAIN)
+                : @$client->cas(self::LIST_KEY, $new, self::PLAIN, 0, $cas);
             if ($done) {
                 return true;
             }

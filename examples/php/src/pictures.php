@@ -49,8 +49,8 @@ function upload_error(mixed $file): ?string
 }
 
 /**
- * The extension for the bytes, or null if they are no picture of a known type. What the browser says
- * about name and type is not asked: it can say anything.
+ * The extension for the bytes, or null if they are no picture of a known type. What the browser
+ * says about name and type is not asked: it can say anything.
  */
 function picture_extension(string $bytes): ?string
 {
