@@ -1,14 +1,16 @@
 /*
- * background.c - what happens beside the writes: checkpoints, interval syncs, zeros ahead of the tail.
+ * background.c - what happens beside the writes: checkpoints, interval syncs, zeros ahead of the
+ * tail.
  *
  * Provides: background_*() and checkpoint_*() of logstore.h.
  * Used by:  logstore.c (start, end), writer (freeze, slow down), recovery (checkpoint_write).
  * Threads:  one of its own; background_freeze() and background_slow_down() run on the writer's.
  * Locks:    checkpoint.mutex.
  *
- * A checkpoint: the writer puts the present generation of the delta aside between two batches and begins a new one; this
- * thread syncs the log that far, sorts the frozen generation into LMDB, and only then lets it go. Readers look at both
- * generations before LMDB, so nothing is ever missing.
+ * A checkpoint: the writer puts the present generation of the delta aside between two batches and
+ *               begins a new one; this
+ * thread syncs the log that far, sorts the frozen generation into LMDB, and only then lets it go.
+ * Readers look at both generations before LMDB, so nothing is ever missing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -19,7 +21,8 @@
 #include "store/logstore/logstore.h"
 
 #define TICK_MS 100
-/* Writers are slowed from here on, and stopped at twice that, until the checkpoint has caught up. */
+/* Writers are slowed from here on, and stopped at twice that, until the checkpoint has caught
+ * up. */
 #define SLOW_ENTRIES (2 * CHECKPOINT_ENTRIES)
 #define SLOW_LOG_BYTES (2ull * CHECKPOINT_LOG_BYTES)
 #define RETRY_MS 1000

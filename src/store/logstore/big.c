@@ -1,14 +1,17 @@
 /*
- * big.c - values above STORE_SPOOL_MIN: each in a file of its own, named by a small record in the log.
+ * big.c - values above STORE_SPOOL_MIN: each in a file of its own, named by a small record in the
+ * log.
  *
  * Provides: store_spool_*() (through the engine), big_*() of logstore.h.
- * Used by:  sessions (spool as the bytes arrive), writer (names the file, or writes one itself), reader (opens).
- * Threads:  a spool belongs to its port's thread; its file work runs on pool threads, one job at a time. struct big_file
- *           is shared by references.
+ * Used by:  sessions (spool as the bytes arrive), writer (names the file, or writes one itself),
+ *           reader (opens).
+ * Threads:  a spool belongs to its port's thread; its file work runs on pool threads, one job at a
+ *           time. struct big_file is shared by references.
  * Locks:    big.mutex, for moments.
  *
- * The file has the format of a segment with one record (docs/format.md, "Big values"). It is written as tmp/spool-N,
- * synced, renamed to big/N.val, the directory synced; only then does the writer append the record that names it.
+ * The file has the format of a segment with one record (docs/format.md, "Big values"). It is
+ * written as tmp/spool-N, synced, renamed to big/N.val, the directory synced; only then does the
+ * writer append the record that names it.
  */
 #include <assert.h>
 #include <dirent.h>
@@ -50,20 +53,21 @@ struct store_spool {
     void *arg;
     uint64_t number;
     int fd;
-    int error;                   /* 0 or the first -errno */
-    bool running;                /* a job is under way */
+    int error;    /* 0 or the first -errno */
+    bool running; /* a job is under way */
     bool abandoned;
-    bool was_full;               /* somebody waits for on_room() */
-    struct store_write *finish;  /* the write that this value belongs to, once the body is complete */
-    struct spool_piece *first;   /* to be written, oldest first */
+    bool was_full; /* somebody waits for on_room() */
+    /* the write that this value belongs to, once the body is complete */
+    struct store_write *finish;
+    struct spool_piece *first; /* to be written, oldest first */
     struct spool_piece **last;
-    uint64_t added;              /* bytes taken */
-    uint64_t written;            /* bytes on the file */
+    uint64_t added;   /* bytes taken */
+    uint64_t written; /* bytes on the file */
     struct hash_stream *sum;
     uint64_t value_offset;
     size_t key_len;
     size_t attrs_len;
-    char meta[];                 /* key, attributes */
+    char meta[]; /* key, attributes */
 };
 
 /* ---- names ---- */
@@ -91,7 +95,8 @@ static void remove_path(char *path)
 
 /* ---- the head of the file ---- */
 
-/* Segment header, record head, key and attributes, up to the value. Returns the length, 0 without memory. */
+/* Segment header, record head, key and attributes, up to the value. Returns the length, 0 without
+ * memory. */
 static size_t encode_front(const struct logstore *ls, uint64_t number, struct slice key,
                            struct slice attrs, uint64_t value_len, uint64_t body_sum, char **out)
 {
@@ -193,9 +198,8 @@ int big_spool_open(struct store_port *port, struct slice key, struct slice attrs
     spool_enter(s);
     s->sum = hash_stream_new();
     path = spool_path(ls, s->number);
-    s->fd = path == NULL || s->sum == NULL
-                ? -ENOMEM
-                : io_open(path, O_RDWR | O_CREAT | O_EXCL, 0640);
+    s->fd =
+        path == NULL || s->sum == NULL ? -ENOMEM : io_open(path, O_RDWR | O_CREAT | O_EXCL, 0640);
     free(path);
     if (s->fd < 0) {
         int rc = s->fd;
@@ -444,8 +448,9 @@ int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
     r->big_file = ls->big.next_number++;
     pthread_mutex_unlock(&ls->big.mutex);
     path = final_path(ls, r->big_file);
-    fd = path == NULL || sum == NULL || dir == NULL ? -ENOMEM
-                                                    : io_open(path, O_RDWR | O_CREAT | O_EXCL, 0640);
+    fd = path == NULL || sum == NULL || dir == NULL
+             ? -ENOMEM
+             : io_open(path, O_RDWR | O_CREAT | O_EXCL, 0640);
     rc = fd < 0 ? fd : 0;
     if (rc == 0) {
         hash_stream_add(sum, key.ptr, key.len);
@@ -524,7 +529,8 @@ static void remember(struct logstore *ls, struct big_file *f)
         big_unref(old);
 }
 
-/* Checks the front of the file against what the log says of it; *value_offset is set. 0 or -EUCLEAN, -errno. */
+/* Checks the front of the file against what the log says of it; *value_offset is set. 0 or
+ * -EUCLEAN, -errno. */
 static int check_front(int fd, uint64_t number, uint64_t bytes, uint64_t sum, off_t *value_offset)
 {
     size_t room = SEGMENT_HEADER_FIXED + RECORD_HEAD_MAX;
@@ -660,9 +666,9 @@ static int walk_dir(struct logstore *ls, const char *sub,
     char *path = directory_path(ls, sub);
     DIR *dir = path == NULL ? NULL : opendir(path);
     struct dirent *entry;
-    int rc = dir == NULL ? -errno : 0;
+    int rc = path == NULL ? -ENOMEM : dir == NULL ? -errno : 0;
 
-    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+    while (dir != NULL && rc == 0 && (entry = readdir(dir)) != NULL) {
         char *file;
 
         if (entry->d_name[0] == '.')

@@ -79,7 +79,8 @@ static int look_around(const char *dir, bool *has_store)
     return rc;
 }
 
-/* A process that was killed may hold its lock for a moment still: its end takes the kernel some milliseconds. */
+/* A process that was killed may hold its lock for a moment still: its end takes the kernel some
+ * milliseconds. */
 static int take_lock(int fd)
 {
     const struct timespec moment = {.tv_nsec = 50 * 1000 * 1000};
@@ -194,9 +195,9 @@ int directory_segments(struct logstore *ls, uint32_t **numbers, size_t *count)
     DIR *d = path == NULL ? NULL : opendir(path);
     struct dirent *entry;
     struct buf found = {0};
-    int rc = d == NULL ? -errno : 0;
+    int rc = path == NULL ? -ENOMEM : d == NULL ? -errno : 0;
 
-    while (rc == 0 && (entry = readdir(d)) != NULL) {
+    while (d != NULL && rc == 0 && (entry = readdir(d)) != NULL) {
         uint32_t number;
 
         if (entry->d_name[0] == '.')

@@ -40,8 +40,8 @@ void grace_remove(struct grace *g, struct grace_reader *r)
 
 void grace_wait(struct grace *g)
 {
-    /* Readers are inside for microseconds, a fault at most: looking again after a moment is cheaper for them than
-     * telling us when they leave. */
+    /* Readers are inside for microseconds, a fault at most: looking again after a moment is cheaper
+     * for them than telling us when they leave. */
     const struct timespec moment = {.tv_nsec = 200 * 1000};
     uint64_t now = atomic_fetch_add(&g->epoch, 1) + 1;
 

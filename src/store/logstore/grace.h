@@ -3,7 +3,8 @@
  *
  * Provides: struct grace (one a store), struct grace_reader (one a reading thread), grace_wait().
  * Used by:  ports, writer, scans (enter and leave); checkpoint and recovery (wait, then free).
- * Threads:  a reader struct belongs to one thread at a time; grace_wait() from any thread that is not inside.
+ * Threads:  a reader struct belongs to one thread at a time; grace_wait() from any thread that is
+ *           not inside.
  */
 #ifndef LOGSTORE_GRACE_H
 #define LOGSTORE_GRACE_H

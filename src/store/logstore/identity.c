@@ -106,8 +106,8 @@ static bool read_sync(struct slice text, enum store_sync *out)
     return false;
 }
 
-/* One line of the file; false when its value is not what its name demands. Unknown names are for later versions of the
- * same format and are passed over. */
+/* One line of the file; false when its value is not what its name demands. Unknown names are for
+ * later versions of the same format and are passed over. */
 static bool read_field(struct slice name, struct slice value, struct identity *out)
 {
     uint64_t number;
@@ -262,7 +262,8 @@ void vectors_raise(struct vectors *v, struct stamp s)
         }
     }
     if (v->count == VECTORS_MAX) {
-        /* The oldest writer's entry makes room: forgetting what is covered only costs comparisons. */
+        /* The oldest writer's entry makes room: forgetting what is covered only costs
+         * comparisons. */
         memmove(v->held, v->held + 1, (VECTORS_MAX - 1) * sizeof(v->held[0]));
         v->count--;
     }

@@ -1,12 +1,15 @@
 /*
  * identity.h - who a store is: the STORE file, its chain of histories, and the replication vectors.
  *
- * Provides: struct identity (the STORE file), struct vectors (per writer, what this log holds or beats).
+ * Provides: struct identity (the STORE file), struct vectors (per writer, what this log holds or
+ *           beats).
  * Used by:  recovery (reads, renews), writer and checkpoint (vectors).
- * Threads:  identity: recovery only, read-only later. vectors: the writer's thread; snapshots are encoded copies.
+ * Threads:  identity: recovery only, read-only later. vectors: the writer's thread; snapshots are
+ *           encoded copies.
  *
- * STORE is a text file, replaced atomically; docs/format.md shows it. A new epoch and a new history begin whenever this
- * store may have lost a tail that others have seen (docs/architecture.md, "Histories").
+ * STORE is a text file, replaced atomically; docs/format.md shows it. A new epoch and a new history
+ * begin whenever this store may have lost a tail that others have seen (docs/architecture.md,
+ * "Histories").
  */
 #ifndef LOGSTORE_IDENTITY_H
 #define LOGSTORE_IDENTITY_H
@@ -32,12 +35,13 @@ struct identity {
     bool sync_failed;     /* the last run ended with a failed fdatasync */
     uint64_t device;      /* of the file `lock`: another one means that the directory was copied */
     uint64_t inode;
-    char machine[33];     /* /etc/machine-id, or empty */
+    char machine[33]; /* /etc/machine-id, or empty */
     unsigned history_count;
     struct history histories[IDENTITY_HISTORIES]; /* newest last */
 };
 
-/* Reads DIR/STORE. 0; -ENOENT; -EUCLEAN when it is not one of ours or damaged; -errno. Nothing is logged. */
+/* Reads DIR/STORE. 0; -ENOENT; -EUCLEAN when it is not one of ours or damaged; -errno. Nothing is
+ * logged. */
 int identity_read(const char *dir, struct identity *out);
 
 /* Replaces DIR/STORE durably. 0 or -errno. */
@@ -71,13 +75,16 @@ struct writer_clock {
 struct vectors {
     unsigned count;
     struct writer_clock held[VECTORS_MAX]; /* everything up to there is held here or beaten here */
-    uint64_t next_big_file;                /* files of big values from this number on are not in the index yet */
+    /* files of big values from this number on are not in the index yet */
+    uint64_t next_big_file;
 };
 
-/* Raises the entry of the stamp's writer; adds it if it is new (the table is large enough for any group). */
+/* Raises the entry of the stamp's writer; adds it if it is new (the table is large enough for any
+ * group). */
 void vectors_raise(struct vectors *v, struct stamp s);
 
-/* The encoded form for segment headers and checkpoints (docs/format.md, "Vectors"). 0 or -ENOMEM. */
+/* The encoded form for segment headers and checkpoints (docs/format.md, "Vectors"). 0 or
+ * -ENOMEM. */
 int vectors_encode(const struct vectors *v, struct buf *out);
 
 /* False: malformed. An empty slice gives empty vectors. */

@@ -3,7 +3,8 @@
  *
  * Provides: keyspace_*() of logstore.h.
  * Used by:  writer and recovery (apply), readers (find, is_live).
- * Threads:  find and is_live on any thread inside grace; everything else on the writer's, or in recovery before it runs.
+ * Threads:  find and is_live on any thread inside grace; everything else on the writer's, or in
+ *           recovery before it runs.
  */
 #include <errno.h>
 
@@ -139,7 +140,8 @@ void keyspace_fold_flush(struct logstore *ls, int64_t now_ms)
         flush_now(ls, folded(moment_ms), pending, 0);
 }
 
-/* The newest command decides which delayed flush is pending; one without delay ends an older pending one. */
+/* The newest command decides which delayed flush is pending; one without delay ends an older
+ * pending one. */
 static void apply_flush(struct logstore *ls, const struct record *r)
 {
     int64_t pending_ms;
@@ -157,7 +159,8 @@ static void apply_flush(struct logstore *ls, const struct record *r)
 int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t hash, struct slice key,
                   uint64_t visible, struct entry *out)
 {
-    /* In this order: what leaves the first is in the second before, what leaves the second is in LMDB before. */
+    /* In this order: what leaves the first is in the second before, what leaves the second is in
+     * LMDB before. */
     const struct delta *d = atomic_load_explicit(&ls->active, memory_order_acquire);
 
     if (d != NULL && delta_find(d, hash, key, visible, out, NULL))
@@ -205,7 +208,8 @@ bool keyspace_entry_after(const struct entry *prev, const struct record *r, stru
     return true;
 }
 
-/* Counted records are those that are neither deleted nor flushed: an expired one counts until it is swept. */
+/* Counted records are those that are neither deleted nor flushed: an expired one counts until it is
+ * swept. */
 static void count_change(struct logstore *ls, const struct entry *prev, enum record_kind kind)
 {
     bool was = prev != NULL && prev->kind != RECORD_DELETE &&

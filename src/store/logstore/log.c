@@ -6,8 +6,9 @@
  * Threads:  the writer's, but for log_sync() and log_fill_ahead(), which background calls too.
  * Locks:    sync_mutex around a sync; fill_mutex around whatever lies behind zero_end.
  *
- * Zeros are written ahead of the tail because a sync of a file that does not grow costs two block writes, of one that
- * grows three. Whatever a failed append left behind the tail is cut off, so that no refused record can come back.
+ * Zeros are written ahead of the tail because a sync of a file that does not grow costs two block
+ * writes, of one that grows three. Whatever a failed append left behind the tail is cut off, so
+ * that no refused record can come back.
  */
 #include <assert.h>
 #include <errno.h>
@@ -108,8 +109,7 @@ static void add_piece(struct log *log, const char *data, size_t len, void *owned
     if (last != NULL && last->data + last->len == data && last->owned == NULL && owned == NULL)
         last->len += len;
     else
-        log->pieces[log->piece_count++] =
-            (struct batch_piece){log->batch_tail, data, len, owned};
+        log->pieces[log->piece_count++] = (struct batch_piece){log->batch_tail, data, len, owned};
     log->batch_tail += len;
 }
 
@@ -147,8 +147,8 @@ bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *own
         add_piece(log, r->value.ptr, r->value.len, owned);
     else
         free(owned);
-    *at = (struct place){log->active->number, (uint32_t)before,
-                         (uint32_t)(log->batch_tail - before)};
+    *at =
+        (struct place){log->active->number, (uint32_t)before, (uint32_t)(log->batch_tail - before)};
     return true;
 }
 
@@ -156,6 +156,7 @@ bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out)
 {
     struct log *log = &ls->log;
     struct record_layout layout;
+    enum record_parse parsed;
     unsigned i = 0;
     const char *head;
 
@@ -165,9 +166,9 @@ bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out)
         i++;
     assert(i < log->piece_count);
     head = log->pieces[i].data + (at.offset - log->pieces[i].offset);
-    if (record_decode_head(slice_of(head, log->pieces[i].len - (at.offset - log->pieces[i].offset)),
-                           out, &layout) != RECORD_DONE)
-        assert(!"a record in the batch is whole");
+    parsed = record_decode_head(
+        slice_of(head, log->pieces[i].len - (at.offset - log->pieces[i].offset)), out, &layout);
+    assert(parsed == RECORD_DONE); /* the batch holds whole records only */
     record_set_body(out, &layout, head + layout.head_len);
     if (layout.value_len > BATCH_COPY_MAX)
         out->value = slice_of(log->pieces[i + 1].data, layout.value_len);
@@ -468,7 +469,8 @@ bool log_fill_ahead(struct logstore *ls)
     target = fill_target(ls, atomic_load(&log->zero_end), atomic_load(&s->end));
     while (fill_piece(ls, number, target) > 0)
         any = true;
-    /* A full disk is the writer's to report. The zeros are synced so that later syncs find nothing but the records. */
+    /* A full disk is the writer's to report. The zeros are synced so that later syncs find nothing
+     * but the records. */
     if (any && io_fdatasync(s->fd) != 0)
         writer_fail(ls, -EIO, s->path);
     segment_unref(s);

@@ -56,7 +56,8 @@ static void port_close(struct store_port *port)
 
 static void prepare(struct store_write *w)
 {
-    /* A spooled value has its own sum in its file; the small record's body is key and attributes. */
+    /* A spooled value has its own sum in its file; the small record's body is key and
+     * attributes. */
     size_t value_len = w->spool != NULL ? 0 : w->value_len;
 
     w->hash = hash_slice(w->key);
@@ -64,7 +65,8 @@ static void prepare(struct store_write *w)
         w->body_sum = hash_bytes(w->key.ptr, w->key.len + w->attrs.len + value_len);
 }
 
-/* Writes whose value is in a file of its own take the way through the pool; the others go to the writer together. */
+/* Writes whose value is in a file of its own take the way through the pool; the others go to the
+ * writer together. */
 static void port_write(struct store_port *port, struct store_write *first)
 {
     struct logstore *ls = logstore_of(port->store);
@@ -187,24 +189,25 @@ static int stat(struct store *store, struct buf *out)
     delta_memory = delta_bytes(atomic_load_explicit(&ls->active, memory_order_acquire));
     grace_leave(guard);
     pthread_mutex_unlock(&ls->scan_mutex);
-    return buf_printf(
-        out,
-        "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
-        "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64 "\nlog_sync_microseconds %" PRIu64
-        "\nlog_batches %" PRIu64 "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
-        "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
-        "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
-        atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
-        atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
-        atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
-        atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
-        atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
-        atomic_load(&ls->read_only));
+    return buf_printf(out,
+                      "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
+                      "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64
+                      "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
+                      "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
+                      "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
+                      "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
+                      atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
+                      atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
+                      atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
+                      atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
+                      atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
+                      atomic_load(&ls->read_only));
 }
 
 /* ---- closing ---- */
 
-/* Everything into the index, then the mark of a clean stop behind it: the next start replays one record. */
+/* Everything into the index, then the mark of a clean stop behind it: the next start replays one
+ * record. */
 static int settle(struct logstore *ls)
 {
     struct index_meta meta;

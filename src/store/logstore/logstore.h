@@ -1,14 +1,16 @@
 /*
- * logstore.h - the insides of the default engine: one append-only log that is at once data, update log and backup.
+ * logstore.h - the insides of the default engine: one append-only log that is at once data, update
+ * log and backup.
  *
  * Used by:  the files of this folder only.
  *
  * Threads and who owns what (docs/architecture.md has the picture):
  *   ports      network workers and others; read lock-free between grace_enter() and grace_leave().
- *   writer     the one thread that checks guards, appends, publishes; owns struct log, vectors, clock, counts.
- *   background checkpoints, interval syncs, zeros ahead of the tail.
+ *   writer     the one thread that checks guards, appends, publishes; owns struct log, vectors,
+ *   clock, counts. background checkpoints, interval syncs, zeros ahead of the tail.
  *   recovery   before all others; owns everything until it sets `state`.
- * Locks, taken in this order: checkpoint.mutex, log.sync_mutex, log.fill_mutex, big.mutex, grace.mutex.
+ * Locks, taken in this order: checkpoint.mutex, log.sync_mutex, log.fill_mutex, big.mutex,
+ * grace.mutex.
  */
 #ifndef LOGSTORE_H
 #define LOGSTORE_H
@@ -28,7 +30,8 @@
 #include "store/logstore/index.h"
 #include "store/logstore/segment.h"
 
-/* A batch buffer takes small records whole and the heads of large ones; larger values are written from where they are. */
+/* A batch buffer takes small records whole and the heads of large ones; larger values are written
+ * from where they are. */
 #define BATCH_BYTES (4u * 1024 * 1024)
 #define BATCH_COPY_MAX (16u * 1024)
 #define BATCH_PIECES 512
@@ -53,20 +56,22 @@ struct batch_piece {
 /* The tail of the log. Writer only, but for the fields that say otherwise. */
 struct log {
     struct segment *active;
-    uint64_t tail;               /* first byte after the last record that is on the file */
-    uint64_t batch_tail;         /* the same with the batch that is being gathered */
+    uint64_t tail;       /* first byte after the last record that is on the file */
+    uint64_t batch_tail; /* the same with the batch that is being gathered */
     uint64_t next_seq;
-    uint64_t tail_seq;           /* last record that is on the file */
-    char *buffer;                /* BATCH_BYTES */
+    uint64_t tail_seq; /* last record that is on the file */
+    char *buffer;      /* BATCH_BYTES */
     size_t buffer_used;
     struct batch_piece pieces[BATCH_PIECES];
     unsigned piece_count;
-    _Atomic bool dir_unsynced;   /* a new segment's name is not durable yet */
+    _Atomic bool dir_unsynced;       /* a new segment's name is not durable yet */
     _Atomic uint32_t first_unsynced; /* segments below this number are on the disk */
-    pthread_mutex_t sync_mutex;  /* one log_sync() at a time; before fill_mutex */
-    pthread_mutex_t table_mutex; /* finding a segment outside grace, against its retirement; taken last */
-    pthread_mutex_t fill_mutex;  /* zero_end, and who may write beyond it */
-    _Atomic uint64_t zero_end;   /* the active segment holds written zeros (or records) up to there */
+    pthread_mutex_t sync_mutex;      /* one log_sync() at a time; before fill_mutex */
+    /* finding a segment outside grace, against its retirement; taken last */
+    pthread_mutex_t table_mutex;
+    pthread_mutex_t fill_mutex; /* zero_end, and who may write beyond it */
+    /* the active segment holds written zeros (or records) up to there */
+    _Atomic uint64_t zero_end;
     _Atomic uint64_t active_number;
 };
 
@@ -79,15 +84,15 @@ struct log_marks {
 
 struct checkpoint {
     pthread_mutex_t mutex;
-    pthread_cond_t wanted;       /* background: something to do */
-    pthread_cond_t done;         /* writer: a checkpoint has ended */
+    pthread_cond_t wanted; /* background: something to do */
+    pthread_cond_t done;   /* writer: a checkpoint has ended */
     bool stop;
-    _Atomic bool freeze_wanted;  /* background asks the writer to start a new generation */
-    bool frozen;                 /* the writer has done so */
-    struct index_meta meta;      /* as of the freeze */
+    _Atomic bool freeze_wanted; /* background asks the writer to start a new generation */
+    bool frozen;                /* the writer has done so */
+    struct index_meta meta;     /* as of the freeze */
     struct buf meta_vectors;
-    bool drop_first;             /* a flush has come since the last checkpoint */
-    bool failed_last;            /* the last attempt failed (full disk): said once */
+    bool drop_first;              /* a flush has come since the last checkpoint */
+    bool failed_last;             /* the last attempt failed (full disk): said once */
     _Atomic uint64_t start_bytes; /* log bytes appended before the present generation began */
     _Atomic int64_t last_ms;      /* monotonic; of the end of the last one */
     _Atomic uint64_t count;       /* checkpoints written in this run */
@@ -101,9 +106,9 @@ struct logstore {
     char *dir;
     int lock_fd;
     struct identity id;
-    _Atomic int state;            /* enum store_state */
-    _Atomic unsigned progress;    /* percent of a rebuild */
-    _Atomic bool read_only;       /* an fdatasync has failed */
+    _Atomic int state;         /* enum store_state */
+    _Atomic unsigned progress; /* percent of a rebuild */
+    _Atomic bool read_only;    /* an fdatasync has failed */
 
     struct index *index;
     _Atomic(struct delta *) active;
@@ -114,25 +119,26 @@ struct logstore {
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */
     _Atomic uint64_t live_count;
 
-    /* Flush, as readers need it: everything with base <= flush is dead. Written by the writer (and recovery) under
-     * flush_lock's sequence. */
+    /* Flush, as readers need it: everything with base <= flush is dead. Written by the writer (and
+     * recovery) under flush_lock's sequence. */
     _Atomic uint32_t flush_sequence;
     _Atomic uint64_t flush_version;
-    _Atomic uint64_t flush_writer;      /* node << 32 | epoch */
-    _Atomic uint64_t pending_version;   /* stamp of a delayed flush; 0: none */
+    _Atomic uint64_t flush_writer;    /* node << 32 | epoch */
+    _Atomic uint64_t pending_version; /* stamp of a delayed flush; 0: none */
     _Atomic uint64_t pending_writer;
     _Atomic int64_t pending_ms;
 
     /* Writer's own. */
     struct log log;
     struct vectors vectors;
-    _Atomic uint64_t clock;        /* last tick of the hybrid clock; readers look at its milliseconds */
+    /* last tick of the hybrid clock; readers look at its milliseconds */
+    _Atomic uint64_t clock;
     struct index_reader *writer_reader;
     struct grace_reader writer_grace;
     bool flushed_since_checkpoint;
     _Atomic(struct store_write *) inbox; /* newest first */
     _Atomic uint32_t inbox_count;
-    _Atomic uint32_t wake_at;      /* the writer sleeps until so many wait; 0: it does not sleep */
+    _Atomic uint32_t wake_at; /* the writer sleeps until so many wait; 0: it does not sleep */
     sem_t inbox_wake;
     _Atomic bool writer_stop;
     pthread_t writer;
@@ -154,10 +160,11 @@ struct logstore {
     int start_rc;
 
     struct {
-        pthread_mutex_t mutex;           /* held for moments only, never over a file operation */
-        struct big_file *open[64];       /* recently used files of big values, by number */
-        uint64_t verified[4096];         /* numbers of files that this process wrote or checked, by number */
-        struct store_spool *spools;      /* under way */
+        pthread_mutex_t mutex;     /* held for moments only, never over a file operation */
+        struct big_file *open[64]; /* recently used files of big values, by number */
+        /* numbers of files that this process wrote or checked, by number */
+        uint64_t verified[4096];
+        struct store_spool *spools; /* under way */
         uint64_t next_number;
     } big;
 
@@ -190,16 +197,18 @@ static inline struct logstore *logstore_of(struct store *store)
 
 /* ---- keyspace.c: what a record does to the state ---- */
 
-/* Newest entry of the key whose record readers may see; for the writer with visible = UINT64_MAX. 0, -ENOENT, -errno.
- * Between grace_enter() and grace_leave(). */
+/* Newest entry of the key whose record readers may see; for the writer with visible = UINT64_MAX.
+ * 0, -ENOENT, -errno. Between grace_enter() and grace_leave(). */
 int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t hash, struct slice key,
                   uint64_t visible, struct entry *out);
 
 /* True: a record with this base is dead by flush_all at wall time now_ms. */
 bool keyspace_is_flushed(const struct logstore *ls, struct stamp base, int64_t now_ms);
 
-/* True: the entry is a record that clients see. *expired (may be NULL) is set if only its expiry hides it. */
-bool keyspace_is_live(const struct logstore *ls, const struct entry *e, int64_t now_ms, bool *expired);
+/* True: the entry is a record that clients see. *expired (may be NULL) is set if only its expiry
+ * hides it. */
+bool keyspace_is_live(const struct logstore *ls, const struct entry *e, int64_t now_ms,
+                      bool *expired);
 
 /* Where a record was put. */
 struct place {
@@ -208,12 +217,13 @@ struct place {
     uint32_t length;
 };
 
-/* The key's entry after `r` at `at`; prev NULL: absent. False: the record changes nothing (a touch without its base). */
+/* The key's entry after `r` at `at`; prev NULL: absent. False: the record changes nothing (a touch
+ * without its base). */
 bool keyspace_entry_after(const struct entry *prev, const struct record *r, struct place at,
                           struct entry *out);
 
-/* Applies a record that is (or is about to be) in the log: delta, live count, clock, vectors, flush. `prev` as found
- * before, or NULL. 0 or -ENOMEM. */
+/* Applies a record that is (or is about to be) in the log: delta, live count, clock, vectors,
+ * flush. `prev` as found before, or NULL. 0 or -ENOMEM. */
 int keyspace_apply(struct logstore *ls, const struct record *r, struct place at, uint64_t hash,
                    const struct entry *prev);
 
@@ -222,10 +232,11 @@ void keyspace_fold_flush(struct logstore *ls, int64_t now_ms);
 
 struct stamp keyspace_flush(const struct logstore *ls);
 struct stamp keyspace_flush_pending(const struct logstore *ls, int64_t *at_ms);
-void keyspace_set_flush(struct logstore *ls, struct stamp flush, struct stamp pending, int64_t pending_ms);
+void keyspace_set_flush(struct logstore *ls, struct stamp flush, struct stamp pending,
+                        int64_t pending_ms);
 
-/* The time by which expiry and flushes are judged: the wall clock, or the hybrid clock where that is ahead, so that
- * nothing older than an expiry can be written after it. */
+/* The time by which expiry and flushes are judged: the wall clock, or the hybrid clock where that
+ * is ahead, so that nothing older than an expiry can be written after it. */
 int64_t keyspace_now_ms(const struct logstore *ls);
 
 /* A new stamp of this writer; the hybrid clock ticks. Writer only. */
@@ -233,9 +244,11 @@ struct stamp keyspace_stamp(struct logstore *ls);
 
 /* ---- log.c: the tail of the log ---- */
 
-/* Gathers a record into the batch; r->seq, r->unsynced are set. The value may lie anywhere until log_write(); `owned` is
- * freed then, or at once if the value was copied. False: the batch is full: log_write() first (owned is untouched). */
-bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *owned, struct place *at);
+/* Gathers a record into the batch; r->seq, r->unsynced are set. The value may lie anywhere until
+ * log_write(); `owned` is freed then, or at once if the value was copied. False: the batch is full:
+ * log_write() first (owned is untouched). */
+bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *owned,
+             struct place *at);
 
 /* The record at `at`, which is in the batch and not on the file yet. False: it is on the file. */
 bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out);
@@ -243,17 +256,20 @@ bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out)
 /* True if a record of `body_len` body bytes fits into the active segment behind the batch. */
 bool log_fits(const struct logstore *ls, uint64_t body_len);
 
-/* Writes the batch to the file. 0; -errno: nothing of it is in the log (what was written of it is erased). */
+/* Writes the batch to the file. 0; -errno: nothing of it is in the log (what was written of it is
+ * erased). */
 int log_write(struct logstore *ls);
 
-/* fdatasync of everything written and not yet known to be on the disk (segments in order, the directory after a
- * rotation); moves synced_seq. Any thread, one at a time under sync_mutex. A failure makes the store read-only. */
+/* fdatasync of everything written and not yet known to be on the disk (segments in order, the
+ * directory after a rotation); moves synced_seq. Any thread, one at a time under sync_mutex. A
+ * failure makes the store read-only. */
 int log_sync(struct logstore *ls);
 
 /* Forgets what was gathered and not written. */
 void log_drop_batch(struct logstore *ls);
 
-/* Closes the active segment and begins the next. The batch must be empty. 0 or -errno (the old one stays active). */
+/* Closes the active segment and begins the next. The batch must be empty. 0 or -errno (the old one
+ * stays active). */
 int log_rotate(struct logstore *ls);
 
 /* Continues in an existing segment at `tail` (recovery); takes over the reference. */
@@ -262,7 +278,8 @@ void log_continue(struct logstore *ls, struct segment *s, uint64_t tail, uint64_
 int log_init(struct logstore *ls);
 void log_fini(struct logstore *ls);
 
-/* Background: writes the next megabyte of zeros if the tail comes near the end of them. True if it did something. */
+/* Background: writes the next megabyte of zeros if the tail comes near the end of them. True if it
+ * did something. */
 bool log_fill_ahead(struct logstore *ls);
 
 /* Path of a segment file; malloc'd, NULL when memory is short. */
@@ -271,7 +288,8 @@ char *log_segment_path(const struct logstore *ls, uint32_t number);
 /* Publishes a segment to readers. 0 or -ENOMEM. */
 int log_publish_segment(struct logstore *ls, struct segment *s);
 
-/* A reference to a segment, for threads that are not inside grace. NULL: there is none of this number. */
+/* A reference to a segment, for threads that are not inside grace. NULL: there is none of this
+ * number. */
 struct segment *log_hold_segment(struct logstore *ls, uint32_t number);
 
 /* ---- writer.c ---- */
@@ -279,15 +297,18 @@ struct segment *log_hold_segment(struct logstore *ls, uint32_t number);
 int writer_start(struct logstore *ls);
 /* Ends the thread after everything in the inbox. */
 void writer_end(struct logstore *ls);
-/* After writer_end(): the last record of a clean stop, synced. What stands before it is whole. 0 or -errno. */
+/* After writer_end(): the last record of a clean stop, synced. What stands before it is whole. 0 or
+ * -errno. */
 int writer_mark_clean(struct logstore *ls);
 /* First byte of a marker's value. */
 #define MARKER_CLEAN 1
 /* Hands over a chain of writes in order; any thread. */
 void writer_hand_over(struct logstore *ls, struct store_write *first);
 void writer_wake(struct logstore *ls);
-/* The writer's reading of an old value, also of one that is only in the batch. *owned is to be freed (may be NULL). */
-int writer_read_record(struct logstore *ls, const struct entry *e, struct record *out, void **owned);
+/* The writer's reading of an old value, also of one that is only in the batch. *owned is to be
+ * freed (may be NULL). */
+int writer_read_record(struct logstore *ls, const struct entry *e, struct record *out,
+                       void **owned);
 /* Becomes read-only: writes are refused from now on. Said once. */
 void writer_fail(struct logstore *ls, int error, const char *what);
 
@@ -301,40 +322,48 @@ void background_freeze(struct logstore *ls);
 /* Writer: waits a little while the checkpoint is too far behind. */
 void background_slow_down(struct logstore *ls);
 /* One checkpoint from a frozen generation (also used by recovery and at the end). 0 or -errno. */
-int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct index_meta *meta, bool drop_first);
+int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct index_meta *meta,
+                     bool drop_first);
 /* Fills meta from the writer's state; the vectors go into `room`. 0 or -ENOMEM. */
 int checkpoint_meta(struct logstore *ls, struct index_meta *meta, struct buf *room);
 
 /* ---- reader.c ---- */
 
 bool reader_get(struct store_port *port, struct store_get *get);
-/* Reads and checks a whole record by file. 0, -EUCLEAN when it is damaged, -errno; *owned is to be freed. */
+/* Reads and checks a whole record by file. 0, -EUCLEAN when it is damaged, -errno; *owned is to be
+ * freed. */
 int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned);
 
 /* ---- big.c: values in files of their own ---- */
 
 int big_init(struct logstore *ls);
 void big_fini(struct logstore *ls);
-int big_spool_open(struct store_port *port, struct slice key, struct slice attrs, uint64_t value_bytes,
-                   void (*on_room)(void *arg), void *arg, struct store_spool **out);
-/* A write that carries a spool: finishes the file on a pool thread, then hands the write to the writer. */
+int big_spool_open(struct store_port *port, struct slice key, struct slice attrs,
+                   uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
+                   struct store_spool **out);
+/* A write that carries a spool: finishes the file on a pool thread, then hands the write to the
+ * writer. */
 void big_finish_write(struct logstore *ls, struct store_write *w);
-/* The finished file's fields for the record; frees the spool. keep false: the write was refused, remove the file. */
+/* The finished file's fields for the record; frees the spool. keep false: the write was refused,
+ * remove the file. */
 void big_spool_describe(const struct store_spool *spool, struct record *r);
 void big_spool_end(struct store_spool *spool, bool keep);
 /* Writes a whole value into a file of its own, in the calling thread. 0 or -errno. */
-int big_write_now(struct logstore *ls, struct slice key, struct slice attrs, const struct slice pieces[2],
-                  struct record *r);
-/* Opens (on a pool thread) the file that a record names, verified; a reference. 0, -EUCLEAN, -errno. */
-int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum, struct big_file **out);
+int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
+                  const struct slice pieces[2], struct record *r);
+/* Opens (on a pool thread) the file that a record names, verified; a reference. 0, -EUCLEAN,
+ * -errno. */
+int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum,
+             struct big_file **out);
 /* From the cache only, never waits. NULL: not there. */
 struct big_file *big_lookup(struct logstore *ls, uint64_t number);
 int big_fd(const struct big_file *file, off_t *offset);
 void big_unref(struct big_file *file);
-/* The lowest file number that no record before this call can name for certain: where recovery looks for orphans. */
+/* The lowest file number that no record before this call can name for certain: where recovery looks
+ * for orphans. */
 uint64_t big_first_unsettled(struct logstore *ls);
-/* Recovery: removes what a crash has left in tmp/, and files of big/ from `first` on that are not among the `named` (any
- * order); sets the next number. 0 or -errno. */
+/* Recovery: removes what a crash has left in tmp/, and files of big/ from `first` on that are not
+ * among the `named` (any order); sets the next number. 0 or -errno. */
 int big_recover(struct logstore *ls, uint64_t first, const uint64_t *named, size_t count);
 
 /* ---- recover.c ---- */
@@ -344,7 +373,8 @@ int recover_run(struct logstore *ls);
 
 /* ---- directory.c: the lock, the folders, foreign files ---- */
 
-/* Makes what is missing, refuses what is not ours, takes the lock. *is_new: there was no store. 0 or -errno, logged. */
+/* Makes what is missing, refuses what is not ours, takes the lock. *is_new: there was no store. 0
+ * or -errno, logged. */
 int directory_open(struct logstore *ls, bool *is_new);
 void directory_close(struct logstore *ls);
 /* Numbers of the segment files, ascending; malloc'd. 0 or -errno. */

@@ -3,13 +3,14 @@
  *
  * Provides: reader_get(), reader_load().
  * Used by:  ports (reader_get), writer and scans (reader_load, which waits for the disk).
- * Threads:  reader_get() and all that follows from it on the port's thread. No locks: the index is read inside grace,
- *           a segment that is needed longer is referenced.
+ * Threads:  reader_get() and all that follows from it on the port's thread. No locks: the index is
+ *           read inside grace, a segment that is needed longer is referenced.
  *
- * A small record is copied whole into the port's scratch memory (through the mapping if its pages were seen in the page
- * cache within the last second, else by a read that never waits) and checked. Of a large one the head is read so, and
- * its value is handed over as a piece of the file; unless this process has neither written nor verified it: then it is
- * read into memory and checked. What is not in the page cache is read asynchronously.
+ * A small record is copied whole into the port's scratch memory (through the mapping if its pages
+ * were seen in the page cache within the last second, else by a read that never waits) and checked.
+ * Of a large one the head is read so, and its value is handed over as a piece of the file; unless
+ * this process has neither written nor verified it: then it is read into memory and checked. What
+ * is not in the page cache is read asynchronously.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -49,7 +50,7 @@ struct read_state {
     struct segment *segment;
     struct memory_hold *memory; /* while the disk is read */
     struct big_file *big;
-    bool wants_big;             /* the value lies in a file of its own that must be opened first */
+    bool wants_big; /* the value lies in a file of its own that must be opened first */
 };
 
 /* ---- results ---- */
@@ -107,8 +108,8 @@ static int64_t result_file(struct read_state *r, struct segment *segment, struct
     return 0;
 }
 
-/* The whole record is at hand in memory that others will use, and its value is too long for a result that lives so
- * briefly: copies it. */
+/* The whole record is at hand in memory that others will use, and its value is too long for a
+ * result that lives so briefly: copies it. */
 static int64_t result_memory(struct read_state *r)
 {
     struct store_get *get = r->get;
@@ -152,8 +153,8 @@ static int64_t examine_whole(struct read_state *r, struct slice bytes)
     return check_key(r);
 }
 
-/* Makes the result from the first bytes of the record. 0: done, or wants_big is set; > 0: so many bytes of it are needed;
- * -errno. */
+/* Makes the result from the first bytes of the record. 0: done, or wants_big is set; > 0: so many
+ * bytes of it are needed; -errno. */
 static int64_t examine(struct read_state *r, struct slice bytes)
 {
     struct store_get *get = r->get;
@@ -198,21 +199,11 @@ static void set_status(struct read_state *r, int64_t rc)
 
     get->rec.expires_ms = r->entry.expires_ms;
     switch (rc) {
-    case 0:
-        get->status = STORE_OK;
-        break;
-    case -ENOENT:
-        get->status = STORE_NOT_FOUND;
-        break;
-    case -ENOMEM:
-        get->status = STORE_NO_MEMORY;
-        break;
-    case -EUCLEAN:
-        get->status = STORE_DAMAGED;
-        break;
-    default:
-        get->status = STORE_IO_ERROR;
-        break;
+    case 0: get->status = STORE_OK; break;
+    case -ENOENT: get->status = STORE_NOT_FOUND; break;
+    case -ENOMEM: get->status = STORE_NO_MEMORY; break;
+    case -EUCLEAN: get->status = STORE_DAMAGED; break;
+    default: get->status = STORE_IO_ERROR; break;
     }
 }
 
@@ -296,7 +287,8 @@ static void read_more(struct read_state *r, int64_t need)
     aio_read(r->get->port->aio, &r->op);
 }
 
-/* Leaves the quick path: `fast` lies on the stack. The segment is referenced. False: no memory, the status is set. */
+/* Leaves the quick path: `fast` lies on the stack. The segment is referenced. False: no memory, the
+ * status is set. */
 static bool go_slow(const struct read_state *fast, int64_t need)
 {
     struct store_get *get = fast->get;
@@ -316,8 +308,8 @@ static bool go_slow(const struct read_state *fast, int64_t need)
         read_more(r, need);
         return true;
     }
-    /* The record was read, but into scratch memory: the job reads the numbers from get->rec, and the slices are
-     * brought to safety by a copy. */
+    /* The record was read, but into scratch memory: the job reads the numbers from get->rec, and
+     * the slices are brought to safety by a copy. */
     r->memory = malloc(sizeof(*r->memory) + get->rec.key.len + get->rec.attrs.len);
     r->op = (struct aio_op){.done = big_opened, .work = open_big};
     if (r->memory != NULL) {
@@ -390,8 +382,8 @@ static int64_t find(struct read_state *r, struct logstore_port *p, int64_t now_m
         return rc;
     if (!keyspace_is_live(ls, &r->entry, now_ms, &get->expired))
         return -ENOENT;
-    r->segment = segment_find(atomic_load_explicit(&ls->segments, memory_order_acquire),
-                              r->entry.segment);
+    r->segment =
+        segment_find(atomic_load_explicit(&ls->segments, memory_order_acquire), r->entry.segment);
     if (r->segment == NULL) {
         log_error("the index of %s names segment %u, which does not exist", ls->dir,
                   r->entry.segment);
@@ -444,20 +436,20 @@ static int load_big(struct logstore *ls, struct record *out, char **memory, size
     off_t offset;
     int fd;
     char *grown;
-    size_t key = (size_t)(out->key.ptr - *memory);
-    size_t attrs = (size_t)(out->attrs.ptr - *memory);
     int rc = big_open(ls, out->big_file, out->big_bytes, out->big_sum, &big);
 
     if (rc != 0)
         return rc;
-    grown = realloc(*memory, length + out->big_bytes);
+    grown = malloc(length + out->big_bytes);
     if (grown == NULL) {
         rc = -ENOMEM;
         goto out;
     }
+    memcpy(grown, *memory, length);
+    out->key.ptr = grown + (out->key.ptr - *memory);
+    out->attrs.ptr = grown + (out->attrs.ptr - *memory);
+    free(*memory);
     *memory = grown;
-    out->key.ptr = grown + key;
-    out->attrs.ptr = grown + attrs;
     fd = big_fd(big, &offset);
     rc = io_read_full(fd, grown + length, out->big_bytes, offset);
     out->value = slice_of(grown + length, out->big_bytes);

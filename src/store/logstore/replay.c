@@ -4,8 +4,8 @@
  * Provides: replay_segment().
  * Used by:  recovery. One thread, before all others.
  *
- * Every record is checked: head, body, and that its sequence number is the next one. A rebuild of a long log is settled
- * into LMDB piece by piece, so that memory stays bounded.
+ * Every record is checked: head, body, and that its sequence number is the next one. A rebuild of a
+ * long log is settled into LMDB piece by piece, so that memory stays bounded.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -91,8 +91,8 @@ static int apply(struct recovery *rc, const struct record *r, struct place at)
     return keyspace_apply(ls, r, at, hash, found == 0 ? &prev : NULL);
 }
 
-/* Settles what has been replayed so far into the index. The log must be on the disk that far first: it may be a killed
- * process' last pages that we have read. */
+/* Settles what has been replayed so far into the index. The log must be on the disk that far first:
+ * it may be a killed process' last pages that we have read. */
 static int settle(struct recovery *rc, size_t i, uint64_t offset)
 {
     struct logstore *ls = rc->ls;
@@ -142,9 +142,8 @@ static int replay_one(struct recovery *rc, struct segment *s, struct window *w, 
     struct record r;
     struct place at = {s->number, (uint32_t)*offset, 0};
     size_t used;
-    enum record_parse parse =
-        record_decode(slice_of(w->data + (*offset - w->offset), w->len - (*offset - w->offset)), &r,
-                      &used);
+    enum record_parse parse = record_decode(
+        slice_of(w->data + (*offset - w->offset), w->len - (*offset - w->offset)), &r, &used);
     int result;
 
     if (parse == RECORD_MORE && w->offset + w->len < end && *offset != w->offset) {

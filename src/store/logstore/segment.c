@@ -40,7 +40,8 @@ enum {
 
 #define SEGMENT_BIT_BIG 1u
 
-/* How long a page that was seen in the page cache is believed to be there. The rest of the risk is one fault. */
+/* How long a page that was seen in the page cache is believed to be there. The rest of the risk is
+ * one fault. */
 #define PROOF_SECONDS 2
 
 static const char segment_magic[8] = {'T', 'T', 'S', 'E', 'G', 'M', '0', '1'};
@@ -140,7 +141,8 @@ int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, str
         free(s);
         return -ENOMEM;
     }
-    /* The mapping may reach beyond the file's present end: nobody looks there before it has grown. */
+    /* The mapping may reach beyond the file's present end: nobody looks there before it has
+     * grown. */
     map = map_bytes == 0 ? MAP_FAILED : mmap(NULL, map_bytes, PROT_READ, MAP_SHARED, fd, 0);
     if (map != MAP_FAILED) {
         (void)madvise(map, map_bytes, MADV_RANDOM);

@@ -1,10 +1,12 @@
 /*
  * segment.h - segment files: their header, their mapping, and the table by which readers find them.
  *
- * Provides: struct segment (one open file), struct segment_header (docs/format.md, "Segment"), struct segment_table.
+ * Provides: struct segment (one open file), struct segment_header (docs/format.md, "Segment"),
+ *           struct segment_table.
  * Used by:  writer, readers, recovery, spool (a big value's file is a segment of one record).
- * Threads:  a segment is immutable but for what says otherwise; references are counted. Tables are immutable snapshots;
- *           the writer (or recovery) publishes a new one and retires the old one by grace.h.
+ * Threads:  a segment is immutable but for what says otherwise; references are counted. Tables are
+ *           immutable snapshots; the writer (or recovery) publishes a new one and retires the old
+ *           one by grace.h.
  */
 #ifndef LOGSTORE_SEGMENT_H
 #define LOGSTORE_SEGMENT_H
@@ -25,61 +27,71 @@
 
 struct segment_header {
     unsigned char store_uuid[16];
-    uint64_t number;       /* of the segment, from 1; of a big value its file number */
-    bool big_value;        /* the file holds one value that a log record names */
-    uint64_t history;      /* the history in which first_seq was written */
-    uint64_t first_seq;    /* of the first record written here */
+    uint64_t number;          /* of the segment, from 1; of a big value its file number */
+    bool big_value;           /* the file holds one value that a log record names */
+    uint64_t history;         /* the history in which first_seq was written */
+    uint64_t first_seq;       /* of the first record written here */
     uint64_t previous_number; /* 0: this is the first segment */
     uint64_t previous_end;    /* bytes of the previous segment that hold records */
     uint64_t previous_seq;    /* its last record */
     int64_t created_ms;
-    uint64_t clock;           /* highest log clock version before this segment */
-    uint64_t let_go;          /* highest `logged` version of a successor that let a record of here go; 0: none */
-    struct stamp flush;       /* newest flush in force before this segment */
+    uint64_t clock; /* highest log clock version before this segment */
+    /* highest `logged` version of a successor that let a record of here go; 0: none */
+    uint64_t let_go;
+    struct stamp flush; /* newest flush in force before this segment */
     struct stamp flush_pending;
     int64_t flush_pending_ms;
-    struct slice vectors;     /* replication vectors and positions before this segment */
+    struct slice vectors; /* replication vectors and positions before this segment */
 };
 
-/* Writes the header; out has room for SEGMENT_HEADER_FIXED + vectors.len bytes. Returns its length: records start there. */
+/* Writes the header; out has room for SEGMENT_HEADER_FIXED + vectors.len bytes. Returns its length:
+ * records start there. */
 size_t segment_header_encode(const struct segment_header *h, unsigned char *out);
 
-/* Reads a header. vectors points into bytes. RECORD_DONE, RECORD_MORE, RECORD_BAD; *length: where records start. */
-enum record_parse segment_header_decode(struct slice bytes, struct segment_header *h, size_t *length);
+/* Reads a header. vectors points into bytes. RECORD_DONE, RECORD_MORE, RECORD_BAD; *length: where
+ * records start. */
+enum record_parse segment_header_decode(struct slice bytes, struct segment_header *h,
+                                        size_t *length);
 
 struct segment {
     _Atomic uint32_t refs;
     uint32_t number;
     int fd;
-    _Atomic uint64_t trusted_from; /* records from this offset on were written or verified by this process */
-    const char *map;           /* read-only, map_bytes long; NULL when mapping was refused */
+    /* records from this offset on were written or verified by this process */
+    _Atomic uint64_t trusted_from;
+    const char *map; /* read-only, map_bytes long; NULL when mapping was refused */
     size_t map_bytes;
-    _Atomic uint16_t *proofs;  /* per granule: second in which it was last seen in the page cache, never 0 */
+    /* per granule: second in which it was last seen in the page cache, never 0 */
+    _Atomic uint16_t *proofs;
     uint64_t first_seq;
     uint32_t header_bytes;
-    _Atomic uint64_t end;      /* bytes that hold records; grows only */
+    _Atomic uint64_t end; /* bytes that hold records; grows only */
     char *path;
 };
 
-/* Wraps an open file; maps `map_bytes`. Takes over fd and a copy of path. One reference. 0 or -ENOMEM. */
+/* Wraps an open file; maps `map_bytes`. Takes over fd and a copy of path. One reference. 0 or
+ * -ENOMEM. */
 int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, struct segment **out);
 void segment_ref(struct segment *s);
 void segment_unref(struct segment *s);
 
-/* Copies [offset, offset+len) to out if all of it was seen in the page cache a moment ago. `second` is the current
- * one. False: not known to be there, or the mapping failed (an I/O error): read it by file. */
-bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *out, uint16_t second);
+/* Copies [offset, offset+len) to out if all of it was seen in the page cache a moment ago. `second`
+ * is the current one. False: not known to be there, or the mapping failed (an I/O error): read it
+ * by file. */
+bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *out,
+                         uint16_t second);
 
 /* Remembers that the range was in the page cache. */
 void segment_proved(struct segment *s, uint64_t offset, size_t len, uint16_t second);
 
-/* Installs the SIGBUS handler that turns an I/O error under a mapping into a failed copy. Once, before threads. */
+/* Installs the SIGBUS handler that turns an I/O error under a mapping into a failed copy. Once,
+ * before threads. */
 void segment_install_guard(void);
 
 struct segment_table {
-    uint32_t first;        /* number of at[0] */
+    uint32_t first; /* number of at[0] */
     uint32_t count;
-    struct segment *at[];  /* NULL where a number is not in use */
+    struct segment *at[]; /* NULL where a number is not in use */
 };
 
 /* NULL: no such segment. */
@@ -88,7 +100,8 @@ static inline struct segment *segment_find(const struct segment_table *t, uint32
     return t != NULL && number - t->first < t->count ? t->at[number - t->first] : NULL;
 }
 
-/* A new table: the old one (may be NULL) plus one segment with a higher number. The old one stays valid. NULL: memory. */
+/* A new table: the old one (may be NULL) plus one segment with a higher number. The old one stays
+ * valid. NULL: memory. */
 struct segment_table *segment_table_add(const struct segment_table *old, struct segment *s);
 
 #endif

@@ -1,17 +1,19 @@
 /*
- * writer.c - the one thread that writes: takes what the ports hand over, decides, appends, syncs, publishes.
+ * writer.c - the one thread that writes: takes what the ports hand over, decides, appends, syncs,
+ * publishes.
  *
  * Provides: writer_*() of logstore.h.
  * Used by:  ports (hand over), big.c (hands over when a file is ready), main through store_close().
  * Threads:  its own; writer_hand_over() and writer_fail() from any.
  *
- * One writer makes guards, versions and the delta simple: nothing changes between looking and appending. A batch is
- * decided, written with one call, synced as the policy asks, and only then seen by readers and answered. A batch that
- * cannot be written is taken back whole.
+ * One writer makes guards, versions and the delta simple: nothing changes between looking and
+ * appending. A batch is decided, written with one call, synced as the policy asks, and only then
+ * seen by readers and answered. A batch that cannot be written is taken back whole.
  *
- * Gathering (policy always): a sync covers whoever waits, so it pays to wait a moment for those whom the last sync has
- * just answered: until as many wait as it covered plus those that had come meanwhile, at most half the smoothed sync
- * time and never more than 2 ms. With a single client nothing is ever waited for.
+ * Gathering (policy always): a sync covers whoever waits, so it pays to wait a moment for those
+ * whom the last sync has just answered: until as many wait as it covered plus those that had come
+ * meanwhile, at most half the smoothed sync time and never more than 2 ms. With a single client
+ * nothing is ever waited for.
  */
 #include <assert.h>
 #include <errno.h>
@@ -29,13 +31,13 @@
 struct writer_state {
     struct store_write *batch[BATCH_WRITES]; /* decided, not yet answered */
     unsigned count;
-    bool has_flush;             /* the batch is one flush, applied once it is in the log */
+    bool has_flush; /* the batch is one flush, applied once it is in the log */
     struct record flush;
     /* For taking a batch back. */
     uint64_t saved_live_count;
     /* Gathering. */
-    unsigned last_count;        /* writes that the last sync covered */
-    unsigned waiting_then;      /* writes that had come when it ended */
+    unsigned last_count;   /* writes that the last sync covered */
+    unsigned waiting_then; /* writes that had come when it ended */
     int64_t last_end_us;
     int64_t smoothed_sync_us;
 };
@@ -58,6 +60,7 @@ void writer_hand_over(struct logstore *ls, struct store_write *first)
     uint32_t count = 0;
     uint32_t wake_at;
 
+    assert(first != NULL);
     while (first != NULL) {
         struct store_write *next = first->next;
 
@@ -95,13 +98,15 @@ static struct store_write *take_inbox(struct logstore *ls)
     return first;
 }
 
-/* Sleeps until `count` writes wait, somebody calls writer_wake(), or the monotonic time (0: none) has come. */
+/* Sleeps until `count` writes wait, somebody calls writer_wake(), or the monotonic time (0: none)
+ * has come. */
 static void sleep_for(struct logstore *ls, uint32_t count, int64_t until_us)
 {
     atomic_store(&ls->wake_at, count);
     if (atomic_load(&ls->inbox_count) >= count || atomic_load(&ls->writer_stop) ||
         atomic_load(&ls->checkpoint.freeze_wanted)) {
-        /* Whoever has taken wake_at away posts; that post must not wake a later sleep for nothing. */
+        /* Whoever has taken wake_at away posts; that post must not wake a later sleep for
+         * nothing. */
         if (atomic_exchange(&ls->wake_at, 0) != 0)
             return;
     }
@@ -117,7 +122,6 @@ static void sleep_for(struct logstore *ls, uint32_t count, int64_t until_us)
             /* Timed out, unless somebody is about to post. */
             if (atomic_exchange(&ls->wake_at, 0) != 0)
                 return;
-            until_us = 0;
             while (sem_wait(&ls->inbox_wake) == -1 && errno == EINTR)
                 ;
             return;
@@ -171,19 +175,13 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
 static enum store_status status_of(int rc)
 {
     switch (rc) {
-    case 0:
-        return STORE_OK;
+    case 0: return STORE_OK;
     case -ENOSPC:
-    case -EDQUOT:
-        return STORE_NO_SPACE;
-    case -ENOMEM:
-        return STORE_NO_MEMORY;
-    case -EUCLEAN:
-        return STORE_DAMAGED;
-    case -EROFS:
-        return STORE_READ_ONLY;
-    default:
-        return STORE_IO_ERROR;
+    case -EDQUOT: return STORE_NO_SPACE;
+    case -ENOMEM: return STORE_NO_MEMORY;
+    case -EUCLEAN: return STORE_DAMAGED;
+    case -EROFS: return STORE_READ_ONLY;
+    default: return STORE_IO_ERROR;
     }
 }
 
@@ -204,7 +202,8 @@ static void record_begin(struct record *r, enum record_kind kind, struct slice k
     r->slot_count = 0;
 }
 
-/* Makes sure that a record of this body fits into the active segment. 0; 1: write the batch first; -errno. */
+/* Makes sure that a record of this body fits into the active segment. 0; 1: write the batch first;
+ * -errno. */
 static int make_room(struct logstore *ls, size_t body_len)
 {
     if (log_fits(ls, body_len))
@@ -212,7 +211,8 @@ static int make_room(struct logstore *ls, size_t body_len)
     return ls->log.piece_count > 0 ? 1 : log_rotate(ls);
 }
 
-/* Puts the record into the batch and its effect into the state. `owned` is freed sooner or later in every case. */
+/* Puts the record into the batch and its effect into the state. `owned` is freed sooner or later in
+ * every case. */
 static enum decision append(struct logstore *ls, struct store_write *w, struct record *r,
                             uint64_t body_sum, void *owned, const struct entry *prev)
 {
@@ -233,7 +233,8 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
     r->attrs = r->value = slice_of(NULL, 0);
     rc = keyspace_apply(ls, r, at, w->hash, prev);
     if (rc != 0)
-        /* The record is in the batch and cannot be taken out alone: it stays, as a write whose answer was lost. */
+        /* The record is in the batch and cannot be taken out alone: it stays, as a write whose
+         * answer was lost. */
         log_warn("no memory for the index entry of a record in segment %u", at.segment);
     w->in_delta = rc == 0 && r->kind != RECORD_FLUSH;
     w->appended = true;
@@ -297,6 +298,7 @@ static enum decision do_flush(struct logstore *ls, struct writer_state *ws, stru
 {
     struct record *r = &ws->flush;
     struct place at;
+    bool added;
     int rc;
 
     if (ls->log.piece_count > 0)
@@ -308,15 +310,16 @@ static enum decision do_flush(struct logstore *ls, struct writer_state *ws, stru
     }
     record_begin(r, RECORD_FLUSH, slice_of(NULL, 0), keyspace_stamp(ls));
     r->expires_ms = w->flush_at_ms > now_ms ? w->flush_at_ms : 0;
-    if (!log_add(ls, r, hash_bytes(NULL, 0), NULL, &at))
-        assert(!"an empty batch takes a record");
+    added = log_add(ls, r, hash_bytes(NULL, 0), NULL, &at);
+    assert(added); /* an empty batch takes any record */
     ws->has_flush = true;
     w->appended = true;
     w->status = STORE_OK;
     return DECIDED;
 }
 
-/* Adds to this writer's slot; the slots stay in the order of their writers. False: a number would overflow. */
+/* Adds to this writer's slot; the slots stay in the order of their writers. False: a number would
+ * overflow. */
 static bool slot_add(struct record *r, struct stamp stamp, int64_t delta)
 {
     unsigned i = 0;
@@ -447,16 +450,13 @@ static enum decision do_update(struct logstore *ls, struct store_write *w, const
 static enum store_status check_guard(const struct store_write *w, const struct entry *e, bool live)
 {
     switch (w->guard) {
-    case STORE_IF_ABSENT:
-        return live ? STORE_NOT_STORED : STORE_OK;
-    case STORE_IF_PRESENT:
-        return live ? STORE_OK : STORE_NOT_STORED;
+    case STORE_IF_ABSENT: return live ? STORE_NOT_STORED : STORE_OK;
+    case STORE_IF_PRESENT: return live ? STORE_OK : STORE_NOT_STORED;
     case STORE_IF_CAS:
         if (!live)
             return STORE_NOT_FOUND;
         return e->cas == w->guard_cas ? STORE_OK : STORE_EXISTS;
-    case STORE_ANY:
-        break;
+    case STORE_ANY: break;
     }
     return STORE_OK;
 }
@@ -504,16 +504,11 @@ static enum decision decide(struct logstore *ls, struct writer_state *ws, struct
         return DECIDED;
     }
     switch (w->op) {
-    case STORE_PUT:
-        return do_put(ls, w, prev);
-    case STORE_DELETE:
-        return do_delete(ls, w, prev);
-    case STORE_TOUCH:
-        return do_touch(ls, w, prev);
-    case STORE_UPDATE:
-        return do_update(ls, w, prev, live);
-    case STORE_FLUSH:
-        break;
+    case STORE_PUT: return do_put(ls, w, prev);
+    case STORE_DELETE: return do_delete(ls, w, prev);
+    case STORE_TOUCH: return do_touch(ls, w, prev);
+    case STORE_UPDATE: return do_update(ls, w, prev, live);
+    case STORE_FLUSH: break;
     }
     return DECIDED;
 }
