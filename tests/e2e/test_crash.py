@@ -15,7 +15,7 @@ import pytest
 import harness
 from crash_model import BigClient, Client, HttpClient
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "10"))
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 60 * ROUNDS)]
 
