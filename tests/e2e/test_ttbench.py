@@ -44,7 +44,8 @@ def test_wrong_values_are_found(server):
     bench(server, "--fill-only", "--keys", "10")
     with server.connect() as c:
         c.ask(harness.set_command("key-0000000003", b"x" * 1024), b"STORED\r\n")
-    done = subprocess.run([harness.TTBENCH, "--port", str(server.port), "--keys", "10",
+    done = subprocess.run([harness.TTBENCH, "--port", str(server.port), "--keys", "10", "--json",
                            "--requests", "500", "--duration", "60"],
                           capture_output=True, text=True, timeout=2 * harness.WAIT_S)
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["mismatches"] > 0, done.stdout
