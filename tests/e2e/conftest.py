@@ -1,5 +1,7 @@
 """Fixtures: each makes programs on demand and sees to their end."""
 
+import os
+
 import pytest
 
 pytest.register_assert_rewrite("harness", "pictures")
@@ -75,3 +77,10 @@ def new_php(tmp_path):
     factory, finish = _maker(tmp_path, harness.PhpServer)
     yield factory
     finish()
+
+
+def pytest_sessionstart():
+    for program in (harness.TTSERVER, harness.TTCTL, harness.TTBENCH):
+        if not os.access(program, os.X_OK):
+            pytest.exit(f"there is no program {program}: build it (make), or name another place by "
+                        "TTSERVER, TTCTL, TTBENCH", returncode=4)
