@@ -123,7 +123,8 @@ static int read_header(struct recovery *rc, size_t i, struct segment_header *h, 
     return 0;
 }
 
-/* The last segment has no header: a crash came before its first sync. It goes. */
+/* The last segment has no header. If a crash came before its first sync, it holds nothing and goes; a good record in it
+ * proves that the header was there. */
 static int drop_headless(struct recovery *rc, size_t i)
 {
     struct segment *s = rc->segments[i];
@@ -131,8 +132,13 @@ static int drop_headless(struct recovery *rc, size_t i)
 
     if (i + 1 != rc->count)
         return bad_segment(s, "has a damaged header");
+    result = tail_holds_records(s);
+    if (result != 0)
+        return result < 0 ? result : bad_segment(s, "has a damaged header");
     log_info("removing %s: it was never begun", s->path);
     result = io_unlink(s->path);
+    segment_unref(s);
+    rc->segments[i] = NULL;
     rc->count--;
     return result;
 }
@@ -427,8 +433,8 @@ static int run(struct recovery *rc)
         result = to_serving(rc, at, tail, renew);
     if (result == 0 && !rc->is_new)
         log_info("opened %s: records=%" PRIu64 " replayed_bytes=%" PRIu64 " ms=%" PRId64 "%s",
-                 ls->dir, atomic_load(&ls->live_count), rc->done_bytes,
-                 clock_mono_ms() - start_ms, rc->clean ? "" : " (the last run did not stop cleanly)");
+                 ls->dir, atomic_load(&ls->live_count), rc->done_bytes, clock_mono_ms() - start_ms,
+                 rc->clean ? "" : " (the last run did not stop cleanly)");
     return result;
 }
 

@@ -46,23 +46,51 @@ static size_t without_zeros(const char *data, size_t len)
     return len;
 }
 
+/* The next place in `rest` where a good record head stands; *rest then begins behind its first byte. False: none. */
+static bool find_record(struct slice *rest, struct record *r)
+{
+    static const char magic[4] = {'T', 'T', 'R', '1'};
+    struct record_layout layout;
+
+    while (rest->len >= sizeof(magic)) {
+        const char *at = memmem(rest->ptr, rest->len, magic, sizeof(magic));
+        struct slice from;
+
+        if (at == NULL)
+            return false;
+        from = slice_after(*rest, (size_t)(at - rest->ptr));
+        *rest = slice_after(from, 1);
+        if (record_decode_head(from, r, &layout) == RECORD_DONE)
+            return true;
+    }
+    return false;
+}
+
 /* Looks for a good record that was written knowing that `seq` was on the disk. */
 static bool proves_synced(const char *data, size_t len, uint64_t seq)
 {
-    static const char magic[4] = {'T', 'T', 'R', '1'};
-    const char *at = data;
+    struct slice rest = slice_of(data, len);
     struct record r;
-    struct record_layout layout;
 
-    while (len >= sizeof(magic) &&
-           (at = memmem(at, len - (size_t)(at - data), magic, sizeof(magic))) != NULL) {
-        if (record_decode_head(slice_of(at, len - (size_t)(at - data)), &r, &layout) ==
-                RECORD_DONE &&
-            r.seq > seq && r.seq - 1 - r.unsynced >= seq)
+    while (find_record(&rest, &r))
+        if (r.seq > seq && r.unsynced < r.seq && r.seq - 1 - r.unsynced >= seq)
             return true;
-        at++;
-    }
     return false;
+}
+
+int tail_holds_records(struct segment *s)
+{
+    struct slice rest;
+    struct record r;
+    char *data;
+    size_t len;
+    int result = load(s, 0, &data, &len);
+
+    rest = slice_of(data, len);
+    if (result == 0)
+        result = find_record(&rest, &r);
+    free(data);
+    return result;
 }
 
 static int report_damage(struct recovery *rc, size_t i, uint64_t offset)
@@ -73,8 +101,7 @@ static int report_damage(struct recovery *rc, size_t i, uint64_t offset)
     char head[RECORD_HEAD_FIXED + 256];
     ssize_t got = io_read_upto(rc->segments[i]->fd, head, sizeof(head), (off_t)offset);
 
-    if (got > 0 &&
-        record_decode_head(slice_of(head, (size_t)got), &r, &layout) == RECORD_DONE &&
+    if (got > 0 && record_decode_head(slice_of(head, (size_t)got), &r, &layout) == RECORD_DONE &&
         layout.head_len + layout.key_len <= (size_t)got &&
         asprintf(&key, " (key %.*s)", (int)layout.key_len, head + layout.head_len) == -1)
         key = NULL;
@@ -99,7 +126,8 @@ int tail_judge(struct recovery *rc, size_t i, uint64_t offset)
         char *data;
         size_t len;
 
-        result = load(rc->segments[n], n == i ? offset : rc->segments[n]->header_bytes, &data, &len);
+        result =
+            load(rc->segments[n], n == i ? offset : rc->segments[n]->header_bytes, &data, &len);
         len = result == 0 ? without_zeros(data, len) : 0;
         torn = torn || len > 0 || n > i;
         if (result == 0 && len > 0 && proves_synced(data, len, bad))
@@ -119,8 +147,8 @@ static uint64_t save(struct recovery *rc, struct segment *s, uint64_t offset, ch
     int result = load(s, offset, &data, &len);
 
     len = result == 0 ? without_zeros(data, len) : 0;
-    if (result == 0 && asprintf(&path, "%s/tmp/cut-%08u-%" PRIu64 ".bin", rc->ls->dir, s->number,
-                                offset) == -1) {
+    if (result == 0 &&
+        asprintf(&path, "%s/tmp/cut-%08u-%" PRIu64 ".bin", rc->ls->dir, s->number, offset) == -1) {
         path = NULL;
         result = -ENOMEM;
     }
@@ -161,7 +189,8 @@ int tail_cut(struct recovery *rc, size_t i, uint64_t offset)
         bytes = save(rc, later, 0, &saved);
         result = io_unlink(later->path);
         say_cut(later, 0, bytes, saved);
-        rc->count--;
+        segment_unref(later);
+        rc->segments[--rc->count] = NULL;
     }
     if (result == 0) {
         bytes = save(rc, s, offset, &saved);
