@@ -1,6 +1,7 @@
 """Fixtures: each makes programs on demand and sees to their end."""
 
 import os
+import shutil
 
 import pytest
 
@@ -9,7 +10,17 @@ pytest.register_assert_rewrite("harness", "pictures")
 import harness  # noqa: E402 (behind the line that makes its assertions tell more)
 
 
-def _maker(tmp_path, make):
+_passed = pytest.StashKey()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.stash[_passed] = outcome.get_result().passed
+
+
+def _maker(request, tmp_path, make):
     """(function that makes, function that finishes all that were made)"""
     made = []
 
@@ -28,14 +39,18 @@ def _maker(tmp_path, make):
             finally:
                 process.kill()
         assert not errors, "\n".join(errors)
+        # Files are kept where somebody will want to look at them; all of them would be gigabytes.
+        if request.node.stash.get(_passed, False):
+            for process in made:
+                shutil.rmtree(process.directory)
 
     return factory, finish
 
 
 @pytest.fixture
-def new_server(tmp_path):
+def new_server(request, tmp_path):
     """new_server(*options) -> harness.Server, not yet started."""
-    factory, finish = _maker(tmp_path, harness.Server)
+    factory, finish = _maker(request, tmp_path, harness.Server)
     yield factory
     finish()
 
@@ -55,6 +70,7 @@ def shared_server(tmp_path_factory):
         one.finish()
     finally:
         one.kill()
+    shutil.rmtree(one.data)
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +82,15 @@ def shared_memcached(tmp_path_factory):
 
 
 @pytest.fixture
-def new_nginx(tmp_path):
-    factory, finish = _maker(tmp_path, harness.Nginx)
+def new_nginx(request, tmp_path):
+    factory, finish = _maker(request, tmp_path, harness.Nginx)
     yield factory
     finish()
 
 
 @pytest.fixture
-def new_php(tmp_path):
-    factory, finish = _maker(tmp_path, harness.PhpServer)
+def new_php(request, tmp_path):
+    factory, finish = _maker(request, tmp_path, harness.PhpServer)
     yield factory
     finish()
 

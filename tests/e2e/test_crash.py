@@ -17,6 +17,8 @@ from crash_model import BigClient, Client, HttpClient
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "10"))
 
+MANY = 50_000  # records of a checkpoint
+
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 60 * ROUNDS)]
 
 
@@ -98,32 +100,36 @@ def test_acknowledged_writes_survive(new_server, options, max_value):
     assert [name for name in left if not name.startswith("cut-")] == []
 
 
-def test_crashes_around_a_checkpoint_by_volume(new_server):
+def test_a_crash_around_a_checkpoint_by_volume(new_server):
     """The log passes the size at which a checkpoint is written, while small records change."""
     rng = random.Random(harness.test_seed())
     server = new_server("--sync", "os").start()
     filler = rng.randbytes(1_000_000)
     load = Load(rng, 2_000)
     with server.connect() as c:
-        for n in range(20_000):
+        for n in range(MANY):
             c.send(harness.set_command(f"many-{n}", b"%d" % n, noreply=True))
-        for n in range(255):
+        for n in range(250):
             c.send(harness.set_command(f"filler-{n % 5}", filler, noreply=True))
         c.send(b"version\r\n")
         c.line()
+    assert server.stats()["checkpoints"] == "0"
 
     def fill_and_kill():
         with server.connect() as c:
-            for n in range(20):
+            for n in range(25):
                 c.ask(harness.set_command(f"filler-{n % 5}", filler), b"STORED\r\n")
-        time.sleep(rng.random() * 0.4)
+                # 256 MiB are passed about here; a checkpoint of so many records takes a while.
+                if n > 10 and rng.random() < 0.3:
+                    break
+        time.sleep(rng.random() * 0.2)
         server.kill()
 
     load.run_until(server, 200, fill_and_kill)
     server.start()
     load.verify(server)
     with server.connect() as c:
-        for n in range(0, 20_000, 7):
+        for n in range(0, MANY, 7):
             assert harness.mc_get(c, f"many-{n}")[0] == b"%d" % n
         for n in range(5):
             assert harness.mc_get(c, f"filler-{n}")[0] == filler
