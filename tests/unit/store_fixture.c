@@ -66,9 +66,9 @@ int store_fixture_teardown(void **state)
 {
     struct store_fixture *f = *state;
 
-    io_replace(NULL);
     if (f->store != NULL)
         store_shut(f);
+    io_replace(NULL); /* when no thread of the store runs */
     aio_pool_close(f->pool);
     remove_tree(f->dir);
     free(f);
