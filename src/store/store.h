@@ -247,6 +247,8 @@ struct store_config {
     uint64_t max_value_bytes;
     uint16_t node;         /* -sid; 0: not in a group */
     unsigned reader_ports; /* how many ports will be opened at most */
+    /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */
+    size_t checkpoint_entries;
     struct aio_pool *pool; /* borrowed */
 };
 

@@ -631,7 +631,8 @@ static void what_is_not_a_directory_is_named_as_such(void **state)
 #endif
 
 /* In a process with little address space: 0 if the index opens with a small map, says -ENOSPC when
- * that is full in the middle of a checkpoint, keeps the meta before it, and still can be read. */
+ * that is full in the middle of a checkpoint, keeps the position before it, and still can be read.
+ */
 static int fill_small_map(struct index_fixture *f)
 {
     enum { COUNT = 190000 };
@@ -650,6 +651,7 @@ static int fill_small_map(struct index_fixture *f)
         struct delta_item *items = numbered_items(COUNT, done * COUNT, 1, text, entries);
 
         meta.seq = done + 1;
+        meta.live_count = (done + 1) * COUNT;
         rc = index_apply(f->index, items, COUNT, &meta, false);
         free(items);
     }
@@ -658,6 +660,7 @@ static int fill_small_map(struct index_fixture *f)
     if (index_figures(f->index, &rows, &used) != 0 || rows <= done * COUNT)
         return 3; /* the failure was to come behind the first transaction */
     meta.seq = done;
+    meta.live_count = rows; /* the count goes with the rows that are in */
     check_meta(f, &meta);
     return fixture_seen(f, slice_str("key-0000000000")) == 1 ? 0 : 4;
 }

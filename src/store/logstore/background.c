@@ -23,8 +23,8 @@
 #define TICK_MS 100
 /* Writers are slowed from here on, and stopped at twice that, until the checkpoint has caught
  * up. */
-#define SLOW_ENTRIES (2 * CHECKPOINT_ENTRIES)
-#define SLOW_LOG_BYTES (2ull * CHECKPOINT_LOG_BYTES)
+#define SLOW_TIMES 2u
+#define SLOW_LOG_BYTES ((uint64_t)SLOW_TIMES * CHECKPOINT_LOG_BYTES)
 #define RETRY_MS 1000
 
 /* ---- the writer's side ---- */
@@ -78,7 +78,7 @@ static bool behind(struct logstore *ls, unsigned times)
     uint64_t bytes = atomic_load(&ls->appended_bytes) - atomic_load(&ls->checkpoint.start_bytes);
 
     return delta_count(atomic_load_explicit(&ls->active, memory_order_relaxed)) >=
-               times * SLOW_ENTRIES ||
+               times * SLOW_TIMES * ls->config.checkpoint_entries ||
            bytes >= times * SLOW_LOG_BYTES;
 }
 
@@ -150,7 +150,7 @@ static bool is_due(struct logstore *ls)
     size_t entries = delta_count(d);
     uint64_t bytes = atomic_load(&ls->appended_bytes) - atomic_load(&c->start_bytes);
 
-    return entries >= CHECKPOINT_ENTRIES || delta_bytes(d) >= CHECKPOINT_DELTA_BYTES ||
+    return entries >= ls->config.checkpoint_entries || delta_bytes(d) >= CHECKPOINT_DELTA_BYTES ||
            bytes >= CHECKPOINT_LOG_BYTES;
 }
 

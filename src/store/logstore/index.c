@@ -482,27 +482,59 @@ static int lies_behind(MDB_cursor *cursor, struct slice first, bool *out)
     return rc;
 }
 
-static int put_rows(struct index *index, MDB_txn *txn, const struct delta_item *items, size_t count)
+/* Rows that count as records, as keyspace.c counts them. */
+static bool is_counted(const struct entry *e, struct stamp flush)
+{
+    return e->kind != RECORD_DELETE && stamp_compare(e->base, flush) > 0;
+}
+
+/* The change of the count that the row of `key` makes by going: -1 or 0. */
+static int uncount_row(MDB_cursor *cursor, MDB_val key, struct stamp flush, int64_t *change)
+{
+    MDB_val row;
+    struct entry e;
+    int rc = mdb_cursor_get(cursor, &key, &row, MDB_SET);
+
+    if (rc == MDB_NOTFOUND)
+        return 0;
+    if (rc == 0 && !entry_decode(slice_of_val(row), &e))
+        return MDB_CORRUPTED;
+    if (rc == 0)
+        *change -= is_counted(&e, flush);
+    return rc;
+}
+
+/* `count` (may be NULL): the meta whose count of live records follows the rows. */
+static int put_rows(struct index *index, MDB_txn *txn, const struct delta_item *items, size_t n,
+                    struct index_meta *count)
 {
     bool append = false;
+    int64_t change = 0;
     MDB_cursor *cursor;
     int rc;
 
-    if (count == 0)
+    if (n == 0)
         return 0;
     rc = mdb_cursor_open(txn, index->keys, &cursor);
     if (rc != 0)
         return rc;
     rc = lies_behind(cursor, items[0].key, &append);
-    for (size_t i = 0; rc == 0 && i < count; i++) {
+    for (size_t i = 0; rc == 0 && i < n; i++) {
         char index_bytes[INDEX_KEY_MAX];
         unsigned char row[ENTRY_ROW_MAX];
         MDB_val key = val_of(index_bytes, index_key(items[i].key, index_bytes));
         MDB_val value = val_of(row, entry_encode(items[i].entry, row));
 
-        rc = mdb_cursor_put(cursor, &key, &value, append ? MDB_APPEND : 0);
+        if (count != NULL && !append)
+            rc = uncount_row(cursor, key, count->flush, &change);
+        if (count != NULL)
+            change += is_counted(items[i].entry, count->flush);
+        if (rc == 0)
+            rc = mdb_cursor_put(cursor, &key, &value, append ? MDB_APPEND : 0);
     }
     mdb_cursor_close(cursor);
+    if (count != NULL)
+        count->live_count += (uint64_t)change;
     return rc;
 }
 
@@ -517,19 +549,28 @@ static int put_meta(struct index *index, MDB_txn *txn, const struct index_meta *
     return rc;
 }
 
+/* What one transaction puts into the index. */
+struct batch {
+    const struct delta_item *items;
+    size_t count;
+    const struct index_meta *meta; /* the new position; NULL: it does not move yet */
+    struct index_meta *before;     /* instead, or NULL: the present one, its count follows */
+    bool drop;                     /* the old contents go */
+};
+
 /* One durable transaction. 0 or LMDB's code. */
-static int apply_batch(struct index *index, const struct delta_item *items, size_t count,
-                       const struct index_meta *meta, bool drop)
+static int apply_batch(struct index *index, const struct batch *b)
 {
+    const struct index_meta *meta = b->meta != NULL ? b->meta : b->before;
     MDB_txn *txn;
     int rc = mdb_txn_begin(index->env, NULL, 0, &txn);
 
     if (rc != 0)
         return rc;
-    if (drop)
+    if (b->drop)
         rc = mdb_drop(txn, index->keys, 0);
     if (rc == 0)
-        rc = put_rows(index, txn, items, count);
+        rc = put_rows(index, txn, b->items, b->count, b->before);
     if (rc == 0 && meta != NULL)
         rc = put_meta(index, txn, meta);
     if (rc != 0) {
@@ -559,24 +600,51 @@ static int extend_file(struct index *index)
     return (uint64_t)st.st_size < used ? io_truncate(fd, (off_t)used) : 0;
 }
 
+/* All items but those of the last transaction: the position stays, the count of live records
+ * follows the rows. Without that, a replay from the old position would find rows that are newer
+ * than it, and take what they did to the count for done. Returns how many items are in, or -errno.
+ */
+static ssize_t apply_all_but_last(struct index *index, const struct delta_item *items, size_t count,
+                                  size_t per_txn, bool counted)
+{
+    char *room = counted ? malloc(INDEX_VECTORS_MAX) : NULL;
+    struct index_meta before;
+    struct batch b = {.items = items, .count = per_txn, .before = counted ? &before : NULL};
+    int rc = !counted ? 0 : room == NULL ? -ENOMEM : index_read_meta(index, &before, room);
+
+    if (rc == -ENOENT) { /* nothing to keep right: without a position everything is replayed */
+        b.before = NULL;
+        rc = 0;
+    }
+    for (; rc == 0 && count - (size_t)(b.items - items) > per_txn; b.items += per_txn) {
+        rc = errno_of(apply_batch(index, &b));
+        if (rc == 0)
+            rc = extend_file(index);
+    }
+    free(room);
+    return rc != 0 ? rc : b.items - items;
+}
+
 int index_apply(struct index *index, const struct delta_item *items, size_t count,
                 const struct index_meta *meta, bool drop_first)
 {
+    struct batch last = {.meta = meta, .drop = drop_first};
     MDB_stat stat = {0};
-    size_t per_txn;
-    size_t done = 0;
+    ssize_t done = 0;
     int rc = keys_stat(index, &stat);
 
-    per_txn = rows_per_txn(count, drop_first ? 0 : stat.ms_leaf_pages);
-    while (rc == 0) {
-        size_t n = count - done < per_txn ? count - done : per_txn;
-        bool last = done + n == count;
-
-        rc = errno_of(
-            apply_batch(index, items + done, n, last ? meta : NULL, drop_first && done == 0));
-        done += n;
-        if (last)
-            break;
+    /* After a flush there is one transaction: a count that goes with half of what came behind the
+     * flush would be wrong as soon as a replay meets it. The rows go into an empty database in
+     * their order, so its pages are few. */
+    if (rc == 0 && !drop_first) {
+        done = apply_all_but_last(index, items, count, rows_per_txn(count, stat.ms_leaf_pages),
+                                  meta != NULL);
+        rc = done < 0 ? (int)done : 0;
+    }
+    if (rc == 0) {
+        last.items = items + done;
+        last.count = count - (size_t)done;
+        rc = errno_of(apply_batch(index, &last));
     }
     if (rc == 0)
         rc = extend_file(index);

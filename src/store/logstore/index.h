@@ -62,9 +62,10 @@ int index_read_meta(struct index *index, struct index_meta *out, char *room);
 
 /* Puts `count` items, sorted by index_compare_keys(), into the index in durable transactions whose
  * dirty pages stay within a bound; `meta` goes with the last. drop_first: the old contents vanish
- * in the first (a flush). With meta NULL only the rows are put (bulk rebuild). A failure in the
- * middle leaves the old meta with some newer rows, which a repeated replay of the same log mends.
- * 0 or -errno (-ENOSPC ...), logged. */
+ * (a flush), and there is one transaction only. With meta NULL only the rows are put. A failure in
+ * the middle leaves the old meta with some newer rows, and in its live_count what these changed: a
+ * repeated replay from the old position ends with the right rows and the right count. 0 or -errno
+ * (-ENOSPC ...), logged. */
 int index_apply(struct index *index, const struct delta_item *items, size_t count,
                 const struct index_meta *meta, bool drop_first);
 

@@ -317,6 +317,8 @@ static struct logstore *new_store(const struct store_config *config)
     memset(ls, 0, sizeof(*ls));
     ls->base.engine = &logstore_engine;
     ls->config = *config;
+    if (ls->config.checkpoint_entries == 0)
+        ls->config.checkpoint_entries = CHECKPOINT_ENTRIES;
     ls->lock_fd = -1;
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);
