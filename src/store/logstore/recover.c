@@ -2,12 +2,16 @@
  * recover.c - from a locked directory to a store that serves: the order of the steps of a start.
  *
  * Provides: recover_run().
- * Used by:  logstore.c, on a thread of its own (a long rebuild lets the server open its port before the end).
+ * Used by:  logstore.c, on a thread of its own (a long rebuild lets the server open its port before
+ *           the end).
  * Threads:  owns the whole store until it sets the state.
  *
- *   1 STORE: who we are; a copied directory is noticed      4 replay from the index's position
- *   2 segments: headers, in an unbroken chain               5 a bad spot: end, torn tail (cut) or damage (refuse)
- *   3 index: usable, of this store, within the log          6 a new writer and history where a tail may be lost
+ *   1 STORE: who we are; a copied directory is noticed
+ *   2 segments: headers, in an unbroken chain
+ *   3 index: usable, of this store, within the log
+ *   4 replay from the index's position
+ *   5 a bad spot: the end, a torn tail (cut), or damage (refuse)
+ *   6 a new writer and history where a tail may be lost
  */
 #include <assert.h>
 #include <errno.h>
@@ -143,6 +147,24 @@ static int drop_headless(struct recovery *rc, size_t i)
     return result;
 }
 
+/* Opens segment i and checks its header. 0; 1: it was never begun and is gone; -errno. */
+static int take_segment(struct recovery *rc, size_t i, char *room)
+{
+    struct segment_header h;
+    int result = open_segment(rc, rc->numbers[i], &rc->segments[i]);
+
+    if (result != 0)
+        return result;
+    result = read_header(rc, i, &h, room);
+    if (result == 1) {
+        result = drop_headless(rc, i);
+        return result != 0 ? result : 1;
+    }
+    if (result == 0 && h.clock > atomic_load(&rc->ls->clock))
+        atomic_store(&rc->ls->clock, h.clock);
+    return result;
+}
+
 static int open_segments(struct recovery *rc)
 {
     char *room = malloc(SEGMENT_HEADER_MAX);
@@ -152,19 +174,10 @@ static int open_segments(struct recovery *rc)
         rc->segments = calloc(rc->count, sizeof(rc->segments[0]));
         result = rc->segments == NULL ? -ENOMEM : 0;
     }
-    for (size_t i = 0; result == 0 && i < rc->count; i++) {
-        result = open_segment(rc, rc->numbers[i], &rc->segments[i]);
-        if (result == 0)
-            result = read_header(rc, i, &rc->last_header, room);
-        if (result == 1) {
-            result = drop_headless(rc, i);
-            break;
-        }
-        if (result == 0)
-            rc->last_header.vectors = slice_of(NULL, 0); /* the room is reused */
-    }
+    for (size_t i = 0; result == 0 && i < rc->count; i++)
+        result = take_segment(rc, i, room);
     free(room);
-    return result;
+    return result == 1 ? 0 : result;
 }
 
 /* ---- 3: index ---- */
@@ -224,7 +237,8 @@ static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t 
     rc->seq = meta->seq;
     rc->big_first = ls->vectors.next_big_file;
     atomic_store(&ls->live_count, meta->live_count);
-    atomic_store(&ls->clock, meta->clock);
+    if (meta->clock > atomic_load(&ls->clock))
+        atomic_store(&ls->clock, meta->clock);
     keyspace_set_flush(ls, meta->flush, meta->flush_pending, meta->flush_pending_ms);
     return 0;
 }

@@ -15,11 +15,10 @@ struct recovery {
     uint32_t *numbers; /* segment files, ascending */
     size_t count;
     struct segment **segments; /* the same, opened; published to readers too */
-    struct segment_header last_header;
-    uint64_t seq;         /* last record applied */
-    bool clean;           /* that was the mark of a clean stop */
-    bool cut;             /* a torn tail was cut off */
-    uint64_t total_bytes; /* to be replayed, for the progress shown */
+    uint64_t seq;              /* last record applied */
+    bool clean;                /* that was the mark of a clean stop */
+    bool cut;                  /* a torn tail was cut off */
+    uint64_t total_bytes;      /* to be replayed, for the progress shown */
     uint64_t done_bytes;
     uint64_t *big_named; /* files named by replayed records */
     size_t big_count;
