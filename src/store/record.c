@@ -42,7 +42,6 @@ enum {
     BITS_KNOWN = BIT_LOGGED | BIT_TOUCH | BIT_BIG | BIT_SLOTS,
 };
 
-#define STAMP_BYTES 14u
 #define SLOT_BYTES (STAMP_BYTES + 8u)
 #define BIG_BYTES 24u
 
@@ -73,19 +72,27 @@ uint64_t record_value_bytes(const struct record *r)
     return r->big_bytes > 0 ? r->big_bytes : r->value.len;
 }
 
+void stamp_put(unsigned char *out, struct stamp s)
+{
+    put_u64le(out, s.version);
+    put_u32le(out + 8, s.epoch);
+    put_u16le(out + 12, s.node);
+}
+
+struct stamp stamp_get(const unsigned char *bytes)
+{
+    return (struct stamp){get_u64le(bytes), get_u32le(bytes + 8), get_u16le(bytes + 12)};
+}
+
 static unsigned char *put_stamp(unsigned char *p, struct stamp s)
 {
-    put_u64le(p, s.version);
-    put_u32le(p + 8, s.epoch);
-    put_u16le(p + 12, s.node);
+    stamp_put(p, s);
     return p + STAMP_BYTES;
 }
 
 static const unsigned char *get_stamp(const unsigned char *p, struct stamp *s)
 {
-    s->version = get_u64le(p);
-    s->epoch = get_u32le(p + 8);
-    s->node = get_u16le(p + 12);
+    *s = stamp_get(p);
     return p + STAMP_BYTES;
 }
 

@@ -26,6 +26,11 @@ struct stamp {
 /* By version, then node, then epoch. < 0, 0, > 0. */
 int stamp_compare(struct stamp a, struct stamp b);
 
+/* A stamp's bytes, on disk and on the wire: version u64, epoch u32, node u16, little-endian. */
+#define STAMP_BYTES 14u
+void stamp_put(unsigned char *out, struct stamp s);
+struct stamp stamp_get(const unsigned char *bytes);
+
 enum record_kind {
     RECORD_PUT = 1,
     RECORD_DELETE = 2,

@@ -39,19 +39,6 @@ enum {
     META_SUM_SIZE = 8, /* XXH3-64 of all before it, behind the vectors */
 };
 
-static void put_stamp(unsigned char *p, struct stamp s)
-{
-    put_u64le(p, s.version);
-    put_u32le(p + 8, s.epoch);
-    put_u16le(p + 12, s.node);
-}
-
-static struct stamp get_stamp(const unsigned char *p)
-{
-    return (struct stamp){
-        .version = get_u64le(p), .epoch = get_u32le(p + 8), .node = get_u16le(p + 12)};
-}
-
 size_t index_meta_size(const struct index_meta *meta)
 {
     return META_OFF_VECTORS + meta->vectors.len + META_SUM_SIZE;
@@ -69,8 +56,8 @@ void index_meta_encode(const struct index_meta *meta, unsigned char *out)
     put_u64le(out + META_OFF_OFFSET, meta->offset);
     put_u64le(out + META_OFF_LIVE, meta->live_count);
     put_u64le(out + META_OFF_CLOCK, meta->clock);
-    put_stamp(out + META_OFF_FLUSH, meta->flush);
-    put_stamp(out + META_OFF_PENDING, meta->flush_pending);
+    stamp_put(out + META_OFF_FLUSH, meta->flush);
+    stamp_put(out + META_OFF_PENDING, meta->flush_pending);
     put_u64le(out + META_OFF_PENDING_MS, (uint64_t)meta->flush_pending_ms);
     put_u32le(out + META_OFF_VECTORS_LEN, (uint32_t)meta->vectors.len);
     if (meta->vectors.len > 0)
@@ -97,8 +84,8 @@ bool index_meta_decode(struct slice in, struct index_meta *out, char *room)
         .offset = get_u64le(p + META_OFF_OFFSET),
         .live_count = get_u64le(p + META_OFF_LIVE),
         .clock = get_u64le(p + META_OFF_CLOCK),
-        .flush = get_stamp(p + META_OFF_FLUSH),
-        .flush_pending = get_stamp(p + META_OFF_PENDING),
+        .flush = stamp_get(p + META_OFF_FLUSH),
+        .flush_pending = stamp_get(p + META_OFF_PENDING),
         .flush_pending_ms = (int64_t)get_u64le(p + META_OFF_PENDING_MS),
         .vectors = slice_of(room, vectors_len),
     };

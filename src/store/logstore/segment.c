@@ -46,18 +46,6 @@ enum {
 
 static const char segment_magic[8] = {'T', 'T', 'S', 'E', 'G', 'M', '0', '1'};
 
-static void put_stamp(unsigned char *p, struct stamp s)
-{
-    put_u64le(p, s.version);
-    put_u32le(p + 8, s.epoch);
-    put_u16le(p + 12, s.node);
-}
-
-static struct stamp get_stamp(const unsigned char *p)
-{
-    return (struct stamp){get_u64le(p), get_u32le(p + 8), get_u16le(p + 12)};
-}
-
 size_t segment_header_encode(const struct segment_header *h, unsigned char *out)
 {
     size_t length = SEGMENT_HEADER_FIXED + h->vectors.len;
@@ -78,8 +66,8 @@ size_t segment_header_encode(const struct segment_header *h, unsigned char *out)
     put_u64le(out + OFF_CREATED, (uint64_t)h->created_ms);
     put_u64le(out + OFF_CLOCK, h->clock);
     put_u64le(out + OFF_LET_GO, h->let_go);
-    put_stamp(out + OFF_FLUSH, h->flush);
-    put_stamp(out + OFF_FLUSH_PENDING, h->flush_pending);
+    stamp_put(out + OFF_FLUSH, h->flush);
+    stamp_put(out + OFF_FLUSH_PENDING, h->flush_pending);
     put_u64le(out + OFF_FLUSH_PENDING_MS, (uint64_t)h->flush_pending_ms);
     if (h->vectors.len > 0)
         memcpy(out + SEGMENT_HEADER_FIXED, h->vectors.ptr, h->vectors.len);
@@ -116,8 +104,8 @@ enum record_parse segment_header_decode(struct slice bytes, struct segment_heade
     h->created_ms = (int64_t)get_u64le(p + OFF_CREATED);
     h->clock = get_u64le(p + OFF_CLOCK);
     h->let_go = get_u64le(p + OFF_LET_GO);
-    h->flush = get_stamp(p + OFF_FLUSH);
-    h->flush_pending = get_stamp(p + OFF_FLUSH_PENDING);
+    h->flush = stamp_get(p + OFF_FLUSH);
+    h->flush_pending = stamp_get(p + OFF_FLUSH_PENDING);
     h->flush_pending_ms = (int64_t)get_u64le(p + OFF_FLUSH_PENDING_MS);
     h->vectors = slice_of(bytes.ptr + SEGMENT_HEADER_FIXED, *length - SEGMENT_HEADER_FIXED);
     return RECORD_DONE;
