@@ -756,7 +756,7 @@ int index_walk(struct index_reader *reader, struct slice from,
     return settle(reader->index, rc);
 }
 
-void index_warm(struct index *index)
+void index_warm(struct index *index, bool (*go_on)(void *arg), void *arg)
 {
     char *buffer = malloc(WARM_PIECE);
     int fd = io_open(index->path, O_RDONLY, 0);
@@ -765,7 +765,7 @@ void index_warm(struct index *index)
 
     if (buffer != NULL && fd >= 0) {
         posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-        for (; n > 0; at += n)
+        for (; n > 0 && go_on(arg); at += n)
             n = io_read_upto(fd, buffer, WARM_PIECE, at);
     }
     if (fd >= 0)

@@ -148,6 +148,9 @@ struct logstore {
     struct checkpoint checkpoint;
     pthread_t background;
     bool background_runs;
+    pthread_t warm; /* reads the index into memory after a start */
+    bool warm_runs;
+    _Atomic bool warm_stop;
 
     /* Recovery's thread, when it outlives logstore_open(). */
     pthread_t recovery;
