@@ -112,7 +112,7 @@ static void *pool_thread(void *arg)
 {
     struct aio_pool *pool = arg;
 
-    pthread_setname_np(pthread_self(), "aio");
+    pthread_setname_np(pthread_self(), "tt-io");
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
         struct aio_op *op = list_take(&pool->jobs);

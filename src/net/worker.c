@@ -261,7 +261,7 @@ void *worker_thread(void *arg)
     struct epoll_event events[NET_EVENTS];
     char name[16];
 
-    snprintf(name, sizeof(name), "worker-%u", w->index % 1000);
+    snprintf(name, sizeof(name), "tt-worker-%u", w->index % 1000);
     pthread_setname_np(pthread_self(), name);
     w->start_rc = start(w);
     if (w->start_rc != 0)

@@ -250,6 +250,7 @@ static void *background_main(void *arg)
     int64_t synced_ms = 0;
     int64_t tried_ms = 0;
 
+    pthread_setname_np(pthread_self(), "tt-background");
     do {
         int64_t now = clock_mono_ms();
 

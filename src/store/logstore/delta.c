@@ -349,6 +349,32 @@ void delta_undo(struct delta *d, uint64_t hash, struct slice key)
     atomic_store_explicit(slot, slot_word(hash, prev), memory_order_release);
 }
 
+void delta_prefetch_slot(const struct delta *d, uint64_t hash)
+{
+    const struct table *t =
+        atomic_load_explicit(&d->shards[shard_of(hash)].table, memory_order_acquire);
+
+    if (t != NULL)
+        __builtin_prefetch(&t->slots[(uint32_t)hash & t->mask]);
+}
+
+void delta_prefetch_node(const struct delta *d, uint64_t hash)
+{
+    const struct table *t =
+        atomic_load_explicit(&d->shards[shard_of(hash)].table, memory_order_acquire);
+    uint64_t word;
+
+    if (t == NULL)
+        return;
+    word = atomic_load_explicit(&t->slots[(uint32_t)hash & t->mask], memory_order_acquire);
+    if (slot_ref(word) >= REF_FIRST) {
+        const char *n = (const char *)node_at(d, slot_ref(word));
+
+        __builtin_prefetch(n);
+        __builtin_prefetch(n + 64);
+    }
+}
+
 bool delta_find(const struct delta *d, uint64_t hash, struct slice key, uint64_t visible_seq,
                 struct entry *out, uint64_t *seq)
 {

@@ -42,6 +42,11 @@ int delta_put(struct delta *d, uint64_t hash, struct slice key, const struct ent
  * taken back newest first. Readers that were not allowed to see it never do. */
 void delta_undo(struct delta *d, uint64_t hash, struct slice key);
 
+/* Begin to bring what delta_find() will look at into the processor's cache: the slot, and some time
+ * later, when it has come, the node. */
+void delta_prefetch_slot(const struct delta *d, uint64_t hash);
+void delta_prefetch_node(const struct delta *d, uint64_t hash);
+
 /* The newest entry of the key with seq <= visible_seq. False: none in this generation. *seq may be
  * NULL. */
 bool delta_find(const struct delta *d, uint64_t hash, struct slice key, uint64_t visible_seq,

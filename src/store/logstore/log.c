@@ -460,10 +460,14 @@ bool log_fill_ahead(struct logstore *ls)
 {
     struct log *log = &ls->log;
     uint32_t number = (uint32_t)atomic_load(&log->active_number);
-    struct segment *s = log_hold_segment(ls, number);
+    struct segment *s;
     uint64_t target;
     bool any = false;
 
+    /* Zeros make syncs cheaper; where a sync covers seconds of writes they are written in vain. */
+    if (ls->config.sync != STORE_SYNC_ALWAYS)
+        return false;
+    s = log_hold_segment(ls, number);
     if (s == NULL)
         return false;
     target = fill_target(ls, atomic_load(&log->zero_end), atomic_load(&s->end));

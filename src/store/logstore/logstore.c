@@ -342,7 +342,10 @@ static struct logstore *new_store(const struct store_config *config)
 static void *recovery_main(void *arg)
 {
     struct logstore *ls = arg;
-    int rc = recover_run(ls);
+    int rc;
+
+    pthread_setname_np(pthread_self(), "tt-recovery");
+    rc = recover_run(ls);
 
     atomic_store(&ls->state, rc == 0 ? STORE_SERVING : STORE_FAILED);
     pthread_mutex_lock(&ls->start_mutex);
