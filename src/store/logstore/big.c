@@ -29,6 +29,8 @@
 #include "store/logstore/logstore.h"
 
 #define VERIFY_PIECE (1024u * 1024)
+/* Holds a file's bytes up to the end of its key. */
+#define FRONT_ROOM (SEGMENT_HEADER_FIXED + RECORD_HEAD_MAX + RECORD_KEY_MAX)
 
 struct big_file {
     _Atomic uint32_t refs;
@@ -600,6 +602,8 @@ int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum,
     path = final_path(ls, number);
     fd = path == NULL ? -ENOMEM : io_open(path, O_RDONLY, 0);
     rc = fd < 0 ? fd : check_front(fd, number, bytes, sum, &value_offset);
+    if (rc == -ENOENT) /* the record is there, its value is not */
+        rc = -EUCLEAN;
     if (rc == 0 && !verified)
         rc = check_body(fd, value_offset, bytes, sum);
     f = rc == 0 ? malloc(sizeof(*f)) : NULL;
@@ -651,12 +655,12 @@ uint64_t big_first_unsettled(struct logstore *ls)
     return first;
 }
 
-static bool is_named(uint64_t number, const uint64_t *named, size_t count)
+static int compare_numbers(const void *a, const void *b)
 {
-    for (size_t i = 0; i < count; i++)
-        if (named[i] == number)
-            return true;
-    return false;
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
 }
 
 /* Calls each(name) for every file of DIR/sub. 0 or -errno. */
@@ -693,37 +697,115 @@ static void remove_spool(const char *path, const char *name, void *arg)
         (void)io_unlink(path);
 }
 
+/* ---- files that no record names ---- */
+
 struct orphan_search {
     struct logstore *ls;
     uint64_t first;
-    const uint64_t *named;
+    const uint64_t *named; /* ascending */
     size_t count;
     uint64_t highest;
 };
 
+/* The key in the front of a file; its bytes lie in `room` (FRONT_ROOM bytes). 0, -EUCLEAN or
+ * -errno. */
+static int read_key(const char *path, char *room, struct slice *key)
+{
+    struct segment_header h;
+    struct record_layout layout;
+    struct record r;
+    size_t start;
+    ssize_t len;
+    int fd = io_open(path, O_RDONLY, 0);
+
+    if (fd < 0)
+        return fd;
+    len = io_read_upto(fd, room, FRONT_ROOM, 0);
+    close(fd);
+    if (len < 0)
+        return (int)len;
+    if (segment_header_decode(slice_of(room, (size_t)len), &h, &start) != RECORD_DONE ||
+        record_decode_head(slice_of(room + start, (size_t)len - start), &r, &layout) !=
+            RECORD_DONE ||
+        start + layout.head_len + layout.key_len > (size_t)len)
+        return -EUCLEAN;
+    *key = slice_of(room + start + layout.head_len, layout.key_len);
+    return 0;
+}
+
+/* Does the record of this entry name the file? 1, 0 or -errno. */
+static int entry_names(struct logstore *ls, const struct entry *e, uint64_t number)
+{
+    struct segment *s = log_hold_segment(ls, e->segment);
+    char head[RECORD_HEAD_MAX];
+    struct record_layout layout;
+    struct record r;
+    ssize_t len;
+
+    if (s == NULL)
+        return -EUCLEAN;
+    len = io_read_upto(s->fd, head, sizeof(head), e->offset);
+    segment_unref(s);
+    if (len < 0)
+        return (int)len;
+    if (record_decode_head(slice_of(head, (size_t)len), &r, &layout) != RECORD_DONE)
+        return -EUCLEAN;
+    return r.big_bytes > 0 && r.big_file == number;
+}
+
+/* Does the present record of the file's key name it? 1, 0 or -errno. */
+static int is_in_use(struct logstore *ls, const char *path, uint64_t number)
+{
+    char *room = malloc(FRONT_ROOM);
+    struct slice key;
+    struct entry e;
+    int rc = room == NULL ? -ENOMEM : read_key(path, room, &key);
+
+    if (rc == 0)
+        rc = keyspace_find(ls, ls->writer_reader, hash_slice(key), key, UINT64_MAX, &e);
+    free(room);
+    if (rc == 0)
+        rc = entry_names(ls, &e, number);
+    return rc == -ENOENT ? 0 : rc;
+}
+
+/* A file that no replayed record names was left by a crash, or its record lies before the replay's
+ * begin: a value with a lower number was still on its way at that checkpoint. The index knows. */
 static void check_big(const char *path, const char *name, void *arg)
 {
     struct orphan_search *o = arg;
     uint64_t number;
+    int used;
 
     if (strlen(name) != 20 || strcmp(name + 16, ".val") != 0 ||
         !parse_hex_u64(slice_of(name, 16), &number))
         return;
     if (number > o->highest)
         o->highest = number;
-    if (number >= o->first && !is_named(number, o->named, o->count)) {
+    if (number < o->first || (o->count > 0 && bsearch(&number, o->named, o->count, sizeof(number),
+                                                      compare_numbers) != NULL))
+        return;
+    used = is_in_use(o->ls, path, number);
+    if (used < 0) {
+        log_warn("cannot tell whether %s belongs to a record: %s; it is left alone", path,
+                 used == -EUCLEAN ? "it is damaged" : strerror(-used));
+    } else if (used == 0) {
         log_info("removing %s: its write was not completed before the last stop", path);
         (void)io_unlink(path);
     }
 }
 
-int big_recover(struct logstore *ls, uint64_t first, const uint64_t *named, size_t count)
+int big_recover(struct logstore *ls, uint64_t first, uint64_t *named, size_t count)
 {
     struct orphan_search o = {ls, first, named, count, 0};
     int rc = walk_dir(ls, "tmp", remove_spool, NULL);
 
+    if (count > 0)
+        qsort(named, count, sizeof(named[0]), compare_numbers);
     if (rc == 0)
         rc = walk_dir(ls, "big", check_big, &o);
+    if (count > 0 && named[count - 1] > o.highest)
+        o.highest = named[count - 1];
     ls->big.next_number = o.highest >= first ? o.highest + 1 : first;
     return rc;
 }

@@ -362,12 +362,13 @@ int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum,
 struct big_file *big_lookup(struct logstore *ls, uint64_t number);
 int big_fd(const struct big_file *file, off_t *offset);
 void big_unref(struct big_file *file);
-/* The lowest file number that no record before this call can name for certain: where recovery looks
- * for orphans. */
+/* No file below this number is still waiting for its record: where recovery begins to look for
+ * orphans. */
 uint64_t big_first_unsettled(struct logstore *ls);
-/* Recovery: removes what a crash has left in tmp/, and files of big/ from `first` on that are not
- * among the `named` (any order); sets the next number. 0 or -errno. */
-int big_recover(struct logstore *ls, uint64_t first, const uint64_t *named, size_t count);
+/* Recovery, with segments published: removes what a crash has left in tmp/, and files of big/ from
+ * `first` on that are neither among the `named` (any order; is sorted) nor in use by their keys;
+ * sets the next number. 0 or -errno. */
+int big_recover(struct logstore *ls, uint64_t first, uint64_t *named, size_t count);
 
 /* ---- recover.c ---- */
 

@@ -235,7 +235,7 @@ static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t 
     if (!vectors_decode(meta->vectors, &ls->vectors))
         return -ENOENT;
     rc->seq = meta->seq;
-    rc->big_first = ls->vectors.next_big_file;
+    rc->big_first = ls->big.next_number = ls->vectors.next_big_file;
     atomic_store(&ls->live_count, meta->live_count);
     if (meta->clock > atomic_load(&ls->clock))
         atomic_store(&ls->clock, meta->clock);
@@ -407,9 +407,9 @@ static int to_serving(struct recovery *rc, size_t at, uint64_t tail, bool renew)
 
     keyspace_fold_flush(ls, clock_wall_ms());
     if (result == 0)
-        result = big_recover(ls, rc->big_first, rc->big_named, rc->big_count);
-    if (result == 0)
         result = publish(rc);
+    if (result == 0)
+        result = big_recover(ls, rc->big_first, rc->big_named, rc->big_count);
     if (result == 0)
         result = save_identity(rc, renew);
     if (result == 0)
