@@ -231,7 +231,8 @@ size_t store_port_pending(const struct store_port *port);
 
 /* One page of keys in bytewise order that start with `prefix` and lie behind `after` (have_after
  * false: from the start). Calls each(key, arg) for at most `limit` live keys. Returns 0, 1 if there
- * may be more, -errno. May wait for the disk: not for a network loop's thread. */
+ * may be more, -EAGAIN before the store serves, other -errno. May wait for the disk: not for a
+ * network loop's thread. */
 int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg);
 

@@ -414,9 +414,9 @@ static void mark_verified(struct logstore *ls, uint64_t number)
 
 void big_spool_end(struct store_spool *s, bool keep)
 {
-    if (keep)
+    if (keep && s->written > 0) {
         mark_verified(s->ls, s->number);
-    else {
+    } else { /* an empty value needs no file, the record says it all */
         remove_path(spool_path(s->ls, s->number));
         if (s->finish != NULL)
             remove_path(final_path(s->ls, s->number));
@@ -439,7 +439,8 @@ int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
 {
     struct hash_stream *sum = hash_stream_new();
     uint64_t at = front_length(key.len, attrs.len);
-    char *path;
+    char *from;
+    char *to;
     char *front = NULL;
     char *dir = directory_path(ls, "big");
     size_t len;
@@ -449,10 +450,11 @@ int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
     pthread_mutex_lock(&ls->big.mutex);
     r->big_file = ls->big.next_number++;
     pthread_mutex_unlock(&ls->big.mutex);
-    path = final_path(ls, r->big_file);
-    fd = path == NULL || sum == NULL || dir == NULL
+    from = spool_path(ls, r->big_file);
+    to = final_path(ls, r->big_file);
+    fd = from == NULL || to == NULL || sum == NULL || dir == NULL
              ? -ENOMEM
-             : io_open(path, O_RDWR | O_CREAT | O_EXCL, 0640);
+             : io_open(from, O_RDWR | O_CREAT | O_EXCL, 0640);
     rc = fd < 0 ? fd : 0;
     if (rc == 0) {
         hash_stream_add(sum, key.ptr, key.len);
@@ -470,15 +472,20 @@ int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
     if (rc == 0 && ls->config.sync != STORE_SYNC_OS)
         rc = io_fdatasync(fd);
     if (rc == 0)
+        rc = io_rename(from, to);
+    if (rc == 0)
         rc = io_sync_dir(dir);
     if (fd >= 0)
         close(fd);
-    if (rc == 0)
+    if (rc == 0) {
         mark_verified(ls, r->big_file);
-    else if (fd >= 0)
-        (void)io_unlink(path);
+    } else if (fd >= 0) {
+        (void)io_unlink(from);
+        (void)io_unlink(to);
+    }
     free(front);
-    free(path);
+    free(from);
+    free(to);
     free(dir);
     hash_stream_free(sum);
     return rc;

@@ -646,11 +646,7 @@ int index_apply(struct index *index, const struct delta_item *items, size_t coun
         last.count = count - (size_t)done;
         rc = errno_of(apply_batch(index, &last));
     }
-    if (rc == 0)
-        rc = extend_file(index);
-    if (rc != 0)
-        log_error("cannot write index %s: %s", index->path, strerror(-rc));
-    return rc;
+    return rc == 0 ? extend_file(index) : rc;
 }
 
 /* ---- readers ---- */

@@ -65,7 +65,7 @@ int index_read_meta(struct index *index, struct index_meta *out, char *room);
  * (a flush), and there is one transaction only. With meta NULL only the rows are put. A failure in
  * the middle leaves the old meta with some newer rows, and in its live_count what these changed: a
  * repeated replay from the old position ends with the right rows and the right count. 0 or -errno
- * (-ENOSPC ...), logged. */
+ * (-ENOSPC ...). */
 int index_apply(struct index *index, const struct delta_item *items, size_t count,
                 const struct index_meta *meta, bool drop_first);
 

@@ -23,6 +23,7 @@
 #include "store/logstore/logstore.h"
 
 #define FILL_PIECE (1024u * 1024)
+#define COMPLAINT_MS 10000
 
 int log_init(struct logstore *ls)
 {
@@ -205,6 +206,18 @@ static void claim_room(struct log *log, uint64_t end)
     pthread_mutex_unlock(&log->fill_mutex);
 }
 
+/* A full disk refuses every write until somebody makes room: it is said now and then only. */
+static void complain(struct log *log, int rc, const char *what, const char *path)
+{
+    int64_t now = clock_mono_ms();
+
+    if (rc == log->complaint && now - log->complained_ms < COMPLAINT_MS)
+        return;
+    log->complaint = rc;
+    log->complained_ms = now;
+    log_error("cannot %s %s: %s", what, path, strerror(-rc));
+}
+
 /* Cuts off what a failed append may have left behind the tail. */
 static int erase_behind_tail(struct logstore *ls)
 {
@@ -234,7 +247,7 @@ int log_write(struct logstore *ls)
     if (rc != 0) {
         int cut = erase_behind_tail(ls);
 
-        log_error("cannot append to %s: %s", log->active->path, strerror(-rc));
+        complain(log, rc, "append to", log->active->path);
         if (cut != 0)
             writer_fail(ls, cut, "cutting off a failed append");
         log_drop_batch(ls);
@@ -399,7 +412,7 @@ int log_rotate(struct logstore *ls)
     if (rc == 0)
         rc = log_publish_segment(ls, s);
     if (rc != 0) {
-        log_error("cannot begin segment %u of %s: %s", number, ls->dir, strerror(-rc));
+        complain(log, rc, "begin the segment", path == NULL ? ls->dir : path);
         if (s != NULL)
             segment_unref(s);
         else if (fd >= 0)

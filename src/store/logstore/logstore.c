@@ -118,6 +118,8 @@ static int scan_keys(struct store *store, struct slice prefix, bool have_after, 
     struct scan scan = {.is_live = is_live, .full_key = full_key, .ctx = ls};
     int rc = 0;
 
+    if (atomic_load(&ls->state) != STORE_SERVING)
+        return -EAGAIN;
     pthread_mutex_lock(&ls->scan_mutex);
     if (ls->scan_reader == NULL)
         rc = index_reader_open(ls->index, &ls->scan_reader);
@@ -226,6 +228,8 @@ static int settle(struct logstore *ls)
     if (rc != 0)
         log_warn("no last checkpoint of %s: %s; the next start takes longer", ls->dir,
                  strerror(-rc));
+    if (atomic_load(&ls->read_only))
+        return -EROFS; /* the log is not whole for certain */
     rc = writer_mark_clean(ls);
     if (rc != 0)
         log_error("cannot mark the clean stop of %s: %s", ls->dir, strerror(-rc));

@@ -64,6 +64,8 @@ struct log {
     size_t buffer_used;
     struct batch_piece pieces[BATCH_PIECES];
     unsigned piece_count;
+    int complaint; /* the last failure that was logged, and when (monotonic) */
+    int64_t complained_ms;
     _Atomic bool dir_unsynced;       /* a new segment's name is not durable yet */
     _Atomic uint32_t first_unsynced; /* segments below this number are on the disk */
     pthread_mutex_t sync_mutex;      /* one log_sync() at a time; before fill_mutex */

@@ -408,7 +408,8 @@ bool reader_get(struct store_port *port, struct store_get *get)
     r.get = get;
     r.wants_big = false;
     if (p->reader == NULL)
-        rc = index_reader_open(ls->index, &p->reader);
+        rc = atomic_load(&ls->state) == STORE_SERVING ? index_reader_open(ls->index, &p->reader)
+                                                      : -EAGAIN;
     if (rc != 0) {
         r.entry.expires_ms = 0;
         set_status(&r, rc);

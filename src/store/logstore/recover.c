@@ -102,7 +102,8 @@ static int open_segment(struct recovery *rc, uint32_t number, struct segment **o
     return result;
 }
 
-/* Reads and checks the header of segment i against its predecessor's. 0; 1: it is unreadable; -errno. */
+/* Reads and checks the header of segment i against its predecessor's. 0; 1: it is unreadable;
+ * -errno. */
 static int read_header(struct recovery *rc, size_t i, struct segment_header *h, char *room)
 {
     struct segment *s = rc->segments[i];
@@ -127,8 +128,8 @@ static int read_header(struct recovery *rc, size_t i, struct segment_header *h, 
     return 0;
 }
 
-/* The last segment has no header. If a crash came before its first sync, it holds nothing and goes; a good record in it
- * proves that the header was there. */
+/* The last segment has no header. If a crash came before its first sync, it holds nothing and
+ * goes; a good record in it proves that the header was there. */
 static int drop_headless(struct recovery *rc, size_t i)
 {
     struct segment *s = rc->segments[i];
@@ -217,7 +218,8 @@ static bool position_exists(const struct recovery *rc, const struct index_meta *
     return false;
 }
 
-/* Takes the state from the index. 0; -ENOENT: start from the beginning of the log; -EUCLEAN: refuse. */
+/* Takes the state from the index. 0; -ENOENT: start from the beginning of the log; -EUCLEAN:
+ * refuse. */
 static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t *at)
 {
     struct logstore *ls = rc->ls;
@@ -251,6 +253,8 @@ static int find_start(struct recovery *rc, size_t *at, uint64_t *offset)
     struct index_meta meta;
     int result = room == NULL ? -ENOMEM : index_read_meta(ls->index, &meta, room);
 
+    if (result == -EUCLEAN) /* said already */
+        result = -ENOENT;
     if (result == 0) {
         result = take_meta(rc, &meta, at);
         *offset = meta.offset;
@@ -316,18 +320,22 @@ static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tai
     return 0;
 }
 
-/* What a killed process wrote may be in memory only: readers must not see it before it is on the disk. */
+/* What a killed process wrote, names of files too, may be in memory only: readers must not see it
+ * before it is on the disk. */
 static int sync_replayed(struct recovery *rc, size_t at)
 {
-    for (size_t i = at; i < rc->count; i++) {
-        int result = io_fdatasync(rc->segments[i]->fd);
+    const char *what = rc->ls->dir;
+    char *dir = directory_path(rc->ls, "log");
+    int result = dir == NULL ? -ENOMEM : io_sync_dir(dir);
 
-        if (result != 0) {
-            log_error("cannot sync %s: %s", rc->segments[i]->path, strerror(-result));
-            return result;
-        }
+    for (size_t i = at; result == 0 && i < rc->count; i++) {
+        what = rc->segments[i]->path;
+        result = io_fdatasync(rc->segments[i]->fd);
     }
-    return 0;
+    if (result != 0)
+        log_error("cannot sync %s: %s", what, strerror(-result));
+    free(dir);
+    return result;
 }
 
 /* ---- 6: serving ---- */
@@ -347,10 +355,10 @@ static int publish(struct recovery *rc)
 static int save_identity(struct recovery *rc, bool renew)
 {
     struct logstore *ls = rc->ls;
-    bool lossy = ls->id.sync != STORE_SYNC_ALWAYS || ls->id.sync_failed;
+    bool lossy = ls->id.sync_failed || (ls->id.sync != STORE_SYNC_ALWAYS && !rc->clean);
     int result = 0;
 
-    if (!rc->is_new && (renew || (lossy && !rc->clean))) {
+    if (!rc->is_new && (renew || lossy)) {
         result = identity_renew(&ls->id, rc->seq + 1);
         if (result == 0)
             log_info("this start begins history %016" PRIx64 " at record %" PRIu64

@@ -35,6 +35,7 @@ struct writer_state {
     struct record flush;
     /* For taking a batch back. */
     uint64_t saved_live_count;
+    struct stamp saved_flush;
     /* Gathering. */
     unsigned last_count;   /* writes that the last sync covered */
     unsigned waiting_then; /* writes that had come when it ended */
@@ -528,7 +529,11 @@ static void take_back(struct logstore *ls, struct writer_state *ws, enum store_s
         if (w->appended)
             w->status = status;
     }
-    atomic_store_explicit(&ls->live_count, ws->saved_live_count, memory_order_relaxed);
+    /* Unless a delayed flush has come into force meanwhile: it stays, and nothing is left. */
+    if (stamp_compare(keyspace_flush(ls), ws->saved_flush) == 0)
+        atomic_store_explicit(&ls->live_count, ws->saved_live_count, memory_order_relaxed);
+    else
+        atomic_store_explicit(&ls->live_count, 0, memory_order_relaxed);
 }
 
 static void refuse_appended(struct writer_state *ws, enum store_status status)
@@ -553,8 +558,9 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
 {
     bool wrote = ls->log.piece_count > 0;
     int rc = log_write(ls);
+    bool written = rc == 0;
 
-    if (rc != 0) {
+    if (!written) {
         take_back(ls, ws, status_of(rc));
     } else {
         if (wrote && ls->config.sync == STORE_SYNC_ALWAYS)
@@ -572,7 +578,8 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
         struct store_write *w = ws->batch[i];
 
         if (w->spool != NULL) {
-            big_spool_end(w->spool, w->status == STORE_OK);
+            /* What the log names must stay, whatever was answered. */
+            big_spool_end(w->spool, written && w->appended);
             w->spool = NULL;
         }
         store_write_finish(w);
@@ -609,6 +616,7 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     ws->count = 0;
     ws->has_flush = false;
     ws->saved_live_count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
+    ws->saved_flush = keyspace_flush(ls);
     lookahead_slots(&ahead, LOOKAHEAD_SLOT);
     lookahead_nodes(&ahead, LOOKAHEAD_NODE);
     while (w != NULL && ws->count < BATCH_WRITES) {
