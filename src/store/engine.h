@@ -59,8 +59,9 @@ struct store_hold {
 int store_port_init(struct store_port *port, struct store *store, struct aio *aio);
 void store_port_fini(struct store_port *port);
 
-/* Any thread: the write is finished; its port completes it in its next store_port_run(). */
-void store_write_finish(struct store_write *w);
+/* Any thread: the writes, in the order of their completion, are finished; their ports complete them
+ * in their next store_port_run(). */
+void store_write_finish(struct store_write *const *writes, unsigned count);
 
 /* Port's thread: calls done() of everything that was finished, oldest first. */
 void store_port_complete(struct store_port *port);

@@ -93,19 +93,38 @@ void store_write_free(struct store_write *w)
     free(w);
 }
 
-void store_write_finish(struct store_write *w)
+/* Puts a chain, newest first, on the port's list. */
+static void push_done(struct store_port *port, struct store_write *newest,
+                      struct store_write *oldest)
 {
-    struct store_port *port = w->port;
     struct store_write *head = atomic_load_explicit(&port->done, memory_order_relaxed);
     uint64_t one = 1;
 
     do {
-        w->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&port->done, &head, w, memory_order_release,
-                                                    memory_order_relaxed));
-    /* Only the first of a batch wakes the port. It cannot fail: the counter is far from its end. */
+        oldest->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(
+        &port->done, &head, newest, memory_order_release, memory_order_relaxed));
+    /* Only the first of them wakes the port. It cannot fail: the counter is far from its end. */
     if (head == NULL && write(port->event_fd, &one, sizeof(one)) != sizeof(one))
         assert(errno == EAGAIN);
+}
+
+void store_write_finish(struct store_write *const *writes, unsigned count)
+{
+    unsigned i = 0;
+
+    /* What goes to one port goes by one step; once it is there it may be freed. */
+    while (i < count) {
+        struct store_write *oldest = writes[i];
+        struct store_write *newest = oldest;
+        struct store_port *port = oldest->port;
+
+        for (i++; i < count && writes[i]->port == port; i++) {
+            writes[i]->next = newest;
+            newest = writes[i];
+        }
+        push_done(port, newest, oldest);
+    }
 }
 
 /* Turns the newest-first chain into submission order. */

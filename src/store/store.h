@@ -160,9 +160,13 @@ struct store_write {
 
     struct store_port *port; /* engine's from here on */
     struct store_write *next;
-    uint64_t hash;         /* of the key */
-    uint64_t body_sum;     /* of key, attributes, value */
-    uint64_t count_before; /* for taking back a failed append */
+    uint64_t hash;     /* of the key */
+    uint64_t body_sum; /* of key, attributes, value */
+    /* Of the first of a chain that waits for the engine's thread: the chain before it, and of its
+     * own the end and the length. */
+    struct store_write *chain_next;
+    struct store_write *chain_last;
+    uint32_t chain_count;
     bool in_delta;
     bool appended;
 };

@@ -297,13 +297,13 @@ static void file_settled(struct aio_op *op)
     s->port->pending--;
     if (op->result == 0) {
         w->next = NULL;
-        writer_hand_over(s->ls, w);
+        writer_hand_over(s->ls, w, w, 1);
         return;
     }
     w->status = spool_status((int)op->result);
     w->spool = NULL;
     big_spool_end(s, false);
-    store_write_finish(w);
+    store_write_finish(&w, 1);
 }
 
 static void start_job(struct store_spool *s, void (*work)(struct aio_op *),

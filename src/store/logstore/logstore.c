@@ -71,7 +71,8 @@ static void port_write(struct store_port *port, struct store_write *first)
 {
     struct logstore *ls = logstore_of(port->store);
     struct store_write *chain = NULL;
-    struct store_write **last = &chain;
+    struct store_write *last = NULL;
+    uint32_t count = 0;
 
     while (first != NULL) {
         struct store_write *next = first->next;
@@ -79,14 +80,19 @@ static void port_write(struct store_port *port, struct store_write *first)
         if (first->spool != NULL) {
             big_finish_write(ls, first);
         } else {
-            *last = first;
-            last = &first->next;
+            if (last == NULL)
+                chain = first;
+            else
+                last->next = first;
+            last = first;
+            count++;
         }
         first = next;
     }
-    *last = NULL;
-    if (chain != NULL)
-        writer_hand_over(ls, chain);
+    if (last == NULL)
+        return;
+    last->next = NULL;
+    writer_hand_over(ls, chain, last, count);
 }
 
 /* ---- listing ---- */

@@ -138,8 +138,8 @@ struct logstore {
     struct index_reader *writer_reader;
     struct grace_reader writer_grace;
     bool flushed_since_checkpoint;
-    _Atomic(struct store_write *) inbox; /* newest first */
-    _Atomic uint32_t inbox_count;
+    _Atomic(struct store_write *) inbox; /* the newest chain, by chain_next the ones before */
+    _Atomic uint32_t inbox_count;        /* writes in all of them */
     _Atomic uint32_t wake_at; /* the writer sleeps until so many wait; 0: it does not sleep */
     sem_t inbox_wake;
     _Atomic bool writer_stop;
@@ -307,8 +307,9 @@ void writer_end(struct logstore *ls);
 int writer_mark_clean(struct logstore *ls);
 /* First byte of a marker's value. */
 #define MARKER_CLEAN 1
-/* Hands over a chain of writes in order; any thread. */
-void writer_hand_over(struct logstore *ls, struct store_write *first);
+/* Hands over a chain of `count` writes in order; any thread. */
+void writer_hand_over(struct logstore *ls, struct store_write *first, struct store_write *last,
+                      uint32_t count);
 void writer_wake(struct logstore *ls);
 /* The writer's reading of an old value, also of one that is only in the batch. *owned is to be
  * freed (may be NULL). */

@@ -53,47 +53,38 @@ void writer_wake(struct logstore *ls)
         sem_post(&ls->inbox_wake);
 }
 
-void writer_hand_over(struct logstore *ls, struct store_write *first)
+void writer_hand_over(struct logstore *ls, struct store_write *first, struct store_write *last,
+                      uint32_t count)
 {
-    struct store_write *newest = NULL;
-    struct store_write *oldest = first;
-    struct store_write *head;
-    uint32_t count = 0;
+    struct store_write *head = atomic_load_explicit(&ls->inbox, memory_order_relaxed);
+    uint32_t waiting;
     uint32_t wake_at;
 
-    assert(first != NULL);
-    while (first != NULL) {
-        struct store_write *next = first->next;
-
-        first->next = newest;
-        newest = first;
-        first = next;
-        count++;
-    }
-    head = atomic_load_explicit(&ls->inbox, memory_order_relaxed);
+    assert(last->next == NULL);
+    first->chain_last = last;
+    first->chain_count = count;
     do {
-        oldest->next = head;
-    } while (!atomic_compare_exchange_weak(&ls->inbox, &head, newest));
-    count += atomic_fetch_add(&ls->inbox_count, count);
+        first->chain_next = head;
+    } while (!atomic_compare_exchange_weak(&ls->inbox, &head, first));
+    waiting = atomic_fetch_add(&ls->inbox_count, count) + count;
     wake_at = atomic_load(&ls->wake_at);
-    if (wake_at != 0 && count >= wake_at)
+    if (wake_at != 0 && waiting >= wake_at)
         writer_wake(ls);
 }
 
-/* Everything that waits, oldest first. */
+/* Everything that waits, oldest first. Only the first of each chain is looked at: the others are
+ * not in this processor's cache yet. */
 static struct store_write *take_inbox(struct logstore *ls)
 {
-    struct store_write *w = atomic_exchange(&ls->inbox, NULL);
+    struct store_write *chain = atomic_exchange(&ls->inbox, NULL);
     struct store_write *first = NULL;
     uint32_t count = 0;
 
-    while (w != NULL) {
-        struct store_write *next = w->next;
-
-        w->next = first;
-        first = w;
-        w = next;
-        count++;
+    while (chain != NULL) {
+        chain->chain_last->next = first;
+        first = chain;
+        count += chain->chain_count;
+        chain = chain->chain_next;
     }
     atomic_fetch_sub(&ls->inbox_count, count);
     return first;
@@ -582,8 +573,8 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
             big_spool_end(w->spool, written && w->appended);
             w->spool = NULL;
         }
-        store_write_finish(w);
     }
+    store_write_finish(ws->batch, ws->count);
 }
 
 /* The delta of a busy server is larger than the processor's cache: its slots and nodes are asked for
