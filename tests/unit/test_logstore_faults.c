@@ -314,7 +314,8 @@ static ssize_t log_pwritev(int fd, const struct iovec *iov, int count, off_t off
 static void a_flush_that_comes_with_a_failed_append_counts(void **state)
 {
     struct store_fixture *f = *state;
-    const struct clock_source ticking = {ticking_wall, real_mono, NULL};
+    static const struct clock_source ticking = {ticking_wall, real_mono, NULL};
+
     log_set_level(LOG_ERROR + 1);
     fresh_calls()->pwritev = log_pwritev;
     io_replace(&calls);
