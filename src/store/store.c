@@ -102,8 +102,8 @@ static void push_done(struct store_port *port, struct store_write *newest,
 
     do {
         oldest->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(
-        &port->done, &head, newest, memory_order_release, memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&port->done, &head, newest,
+                                                    memory_order_release, memory_order_relaxed));
     /* Only the first of them wakes the port. It cannot fail: the counter is far from its end. */
     if (head == NULL && write(port->event_fd, &one, sizeof(one)) != sizeof(one))
         assert(errno == EAGAIN);

@@ -55,7 +55,8 @@ struct write_result flush_at(struct store_fixture *f, int64_t at_ms);
 struct write_result put_big(struct store_fixture *f, const char *key, const char *value,
                             size_t len);
 
-/* The value as a NUL-terminated malloc'd string (counters: base value only), NULL if there is none; *status may be NULL. */
+/* The value as a NUL-terminated malloc'd string (counters: base value only), NULL if there is none;
+ * *status may be NULL. */
 char *fetch(struct store_fixture *f, const char *key, size_t *len, enum store_status *status,
             struct record *rec);
 

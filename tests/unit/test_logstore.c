@@ -1,5 +1,6 @@
 /*
- * test_logstore.c - the engine as its users see it: reads, guarded writes, updates, flushes, restarts, big values.
+ * test_logstore.c - the engine as its users see it: reads, guarded writes, updates, flushes,
+ * restarts, big values.
  *
  * Damage, torn tails and failing disks are in test_logstore_damage.c.
  */

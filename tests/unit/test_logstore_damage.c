@@ -1,6 +1,7 @@
 /*
- * test_logstore_damage.c - the engine on torn tails, flipped bits, missing files, failing disks and foreign directories:
- * what was acknowledged is served whole or the start is refused; nothing damaged is ever served.
+ * test_logstore_damage.c - the engine on torn tails, flipped bits, missing files, failing disks and
+ * foreign directories: what was acknowledged is served whole or the start is refused; nothing
+ * damaged is ever served.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +25,9 @@
 
 #define KEYS 4
 
-/* A template of a small store in DIR/template: KEYS records "k0".."k3", by a stop or by a kill. The zeros behind the tail
- * are cut off, so that copies are small. Returns the bytes of the first segment that hold records. */
+/* A template of a small store in DIR/template: KEYS records "k0".."k3", by a stop or by a kill. The
+ * zeros behind the tail are cut off, so that copies are small. Returns the bytes of the first
+ * segment that hold records. */
 static off_t make_template(struct store_fixture *f, bool clean)
 {
     char template_dir[300];
@@ -127,7 +129,8 @@ static void flip(struct store_fixture *f, off_t at)
     close(fd);
 }
 
-/* Behind a clean stop everything is known to be synced: any flipped bit of a record but the last one's is damage. */
+/* Behind a clean stop everything is known to be synced: any flipped bit of a record but the last
+ * one's is damage. */
 static void a_flipped_bit_is_refused_or_never_served(void **state)
 {
     struct store_fixture *f = *state;
@@ -140,7 +143,8 @@ static void a_flipped_bit_is_refused_or_never_served(void **state)
         remove_tree(store_path(f, "index"));
         if (store_open(f) != 0)
             continue;
-        /* The mark of the stop is the last record: with it gone, the records before it are all there. */
+        /* The mark of the stop is the last record: with it gone, the records before it are all
+         * there. */
         assert_int_equal(count_keys(f), KEYS);
         assert_true(at > end - 100);
         store_shut(f);
@@ -293,7 +297,8 @@ static void after_a_failed_sync_only_reads_go_on(void **state)
     assert_int_equal(store_open(f), 0);
     assert_int_equal(put(f, "a", "1").status, STORE_OK);
     assert_true(store_writable(f->store, &reason));
-    /* The next sync is the put's, or that of zeros ahead of it: either way nothing more is taken. */
+    /* The next sync is the put's, or that of zeros ahead of it: either way nothing more is
+     * taken. */
     atomic_store(&fail_after, 0);
     while (put(f, "b", "2").status == STORE_OK)
         ;

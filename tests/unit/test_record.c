@@ -1,5 +1,6 @@
 /*
- * test_record.c - records and their bytes: every field comes back, every cut asks for more, every flipped bit is seen.
+ * test_record.c - records and their bytes: every field comes back, every cut asks for more, every
+ * flipped bit is seen.
  */
 #include <setjmp.h>
 #include <stdarg.h>

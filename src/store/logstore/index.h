@@ -90,7 +90,8 @@ int index_compare_keys(struct slice a, struct slice b);
 /* Rows, and bytes of the file in use. 0 or -errno. */
 int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes);
 
-/* Reads the whole file once, so that lookups find it in memory; ends early when go_on(arg) says no. */
+/* Reads the whole file once, so that lookups find it in memory; ends early when go_on(arg) says
+ * no. */
 void index_warm(struct index *index, bool (*go_on)(void *arg), void *arg);
 
 #endif

@@ -29,19 +29,21 @@ struct recovery {
 /* How a segment's replay ended. */
 enum replay_end { REPLAY_AT_END, REPLAY_BAD_SPOT };
 
-/* replay.c: applies the records of segment i from *offset on, up to `end` bytes of the file. *offset: where it stopped.
- * 0 or -errno. */
+/* replay.c: applies the records of segment i from *offset on, up to `end` bytes of the file.
+ * *offset: where it stopped. 0 or -errno. */
 int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end,
                    enum replay_end *how);
 
-/* tail.c: what stands at the bad spot in segment i? 0: only zeros behind it (a clean end); 1: a torn tail, to be cut;
- * -EUCLEAN: damage of what was synced, logged with file, offset and the ways out; -errno. */
+/* tail.c: what stands at the bad spot in segment i? 0: only zeros behind it (a clean end); 1: a
+ * torn tail, to be cut; -EUCLEAN: damage of what was synced, logged with file, offset and the ways
+ * out; -errno. */
 int tail_judge(struct recovery *rc, size_t i, uint64_t offset);
 
 /* tail.c: is there a good record anywhere in the file? 1, 0, or -errno. */
 int tail_holds_records(struct segment *s);
 
-/* tail.c: saves and cuts off everything from the spot on, later segments too. Says what went and where it is. */
+/* tail.c: saves and cuts off everything from the spot on, later segments too. Says what went and
+ * where it is. */
 int tail_cut(struct recovery *rc, size_t i, uint64_t offset);
 
 #endif

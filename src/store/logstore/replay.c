@@ -179,7 +179,8 @@ int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end
             result = 0;
             break;
         }
-        if (result == 0 && delta_count(atomic_load(&rc->ls->active)) >= rc->ls->config.checkpoint_entries)
+        if (result == 0 &&
+            delta_count(atomic_load(&rc->ls->active)) >= rc->ls->config.checkpoint_entries)
             result = settle(rc, i, *offset);
         if (atomic_load_explicit(&rc->ls->start_cancelled, memory_order_relaxed))
             result = -ECANCELED;

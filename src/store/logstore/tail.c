@@ -4,9 +4,10 @@
  * Provides: tail_judge(), tail_cut().
  * Used by:  recovery. One thread, before all others.
  *
- * Every record says how many of those before it were not known to be synced when it was written. So a good record behind
- * the bad spot that knows the bad one to be synced proves damage; one that does not was written in the same unsynced
- * stretch, of which a power cut may keep any part: a torn tail, never acknowledged by the policy in force.
+ * Every record says how many of those before it were not known to be synced when it was written. So
+ * a good record behind the bad spot that knows the bad one to be synced proves damage; one that
+ * does not was written in the same unsynced stretch, of which a power cut may keep any part: a torn
+ * tail, never acknowledged by the policy in force.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +47,8 @@ static size_t without_zeros(const char *data, size_t len)
     return len;
 }
 
-/* The next place in `rest` where a good record head stands; *rest then begins behind its first byte. False: none. */
+/* The next place in `rest` where a good record head stands; *rest then begins behind its first
+ * byte. False: none. */
 static bool find_record(struct slice *rest, struct record *r)
 {
     static const char magic[4] = {'T', 'T', 'R', '1'};

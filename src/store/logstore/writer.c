@@ -577,8 +577,8 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
     store_write_finish(ws->batch, ws->count);
 }
 
-/* The delta of a busy server is larger than the processor's cache: its slots and nodes are asked for
- * a few writes before they are needed. */
+/* The delta of a busy server is larger than the processor's cache: its slots and nodes are asked
+ * for a few writes before they are needed. */
 enum { LOOKAHEAD_SLOT = 12, LOOKAHEAD_NODE = 6 };
 
 struct lookahead {
