@@ -30,6 +30,7 @@ struct store_engine {
     unsigned (*progress)(const struct store *store);
     bool (*writable)(const struct store *store, const char **reason);
     uint64_t (*count)(const struct store *store);
+    int64_t (*now_ms)(const struct store *store);
     int (*close)(struct store *store);
     int (*stat)(struct store *store, struct buf *out);
 };

@@ -270,6 +270,11 @@ bool store_writable(const struct store *store, const char **reason)
     return store->engine->writable(store, reason);
 }
 
+int64_t store_now_ms(const struct store *store)
+{
+    return store->engine->now_ms(store);
+}
+
 uint64_t store_count(const struct store *store)
 {
     return store->engine->count(store);

@@ -276,6 +276,11 @@ unsigned store_progress(const struct store *store);
 /* True if writes are taken; else *reason says in a few words why not. */
 bool store_writable(const struct store *store, const char **reason);
 
+/* The time by which this store judges expiry and delayed flushes, in Unix milliseconds: the
+ * wall clock, or the clock of its newest record where that is ahead (a wall clock that was set
+ * back). Relative times count from here. Any thread. */
+int64_t store_now_ms(const struct store *store);
+
 /* Live records. */
 uint64_t store_count(const struct store *store);
 

@@ -262,7 +262,8 @@ static void *background_main(void *arg)
             (void)log_sync(ls);
             synced_ms = now;
         }
-        if (atomic_load(&ls->pending_ms) != 0 && atomic_load(&ls->pending_ms) <= clock_wall_ms())
+        if (atomic_load(&ls->pending_ms) != 0 &&
+            atomic_load(&ls->pending_ms) <= keyspace_now_ms(ls))
             writer_wake(ls);
         if ((is_due(ls) || is_idle(ls, &idle_bytes, &idle_since_ms) ||
              ls->checkpoint.failed_last) &&

@@ -169,12 +169,17 @@ static bool writable(const struct store *store, const char **reason)
     return true;
 }
 
+static int64_t now_ms(const struct store *store)
+{
+    return keyspace_now_ms((const struct logstore *)store);
+}
+
 static uint64_t count(const struct store *store)
 {
     const struct logstore *ls = (const struct logstore *)store;
     int64_t pending_ms = atomic_load(&ls->pending_ms);
 
-    if (pending_ms != 0 && pending_ms <= clock_wall_ms())
+    if (pending_ms != 0 && pending_ms <= keyspace_now_ms(ls))
         return 0; /* the writer is about to say so */
     return atomic_load(&ls->live_count);
 }
@@ -302,6 +307,7 @@ static const struct store_engine logstore_engine = {
     .progress = progress,
     .writable = writable,
     .count = count,
+    .now_ms = now_ms,
     .close = close_store,
     .stat = stat,
 };
