@@ -501,6 +501,54 @@ static void threads_agree_with_a_model_under_os(void **state)
     run(*state, STORE_SYNC_OS);
 }
 
+/* ---- ports that go as soon as they may ---- */
+
+static void done_and_free(struct store_write *w)
+{
+    CHECK(w->status == STORE_OK);
+    store_write_free(w);
+}
+
+/* Looks for its answer without waiting to be woken: the writer may still be about to wake it. */
+static void *come_and_go(void *arg)
+{
+    struct store_fixture *f = arg;
+
+    for (unsigned i = 0; i < 500; i++) {
+        struct aio *aio;
+        struct store_port *port;
+        struct store_write *w;
+
+        CHECK(aio_open(f->pool, false, &aio) == 0);
+        CHECK(store_port_open(f->store, aio, &port) == 0);
+        w = store_write_new(port, slice_str("k"), slice_of(NULL, 0), 1);
+        CHECK(w != NULL);
+        w->value[0] = 'v';
+        w->done = done_and_free;
+        store_write_submit(w);
+        store_port_flush(port);
+        while (store_port_pending(port) > 0)
+            store_port_run(port);
+        store_port_close(port);
+        aio_close(aio);
+    }
+    return NULL;
+}
+
+static void a_port_may_close_as_soon_as_it_has_its_answers(void **state)
+{
+    struct store_fixture *f = *state;
+    pthread_t threads[2];
+
+    f->config.sync = STORE_SYNC_OS;
+    assert_int_equal(store_open(f), 0);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, f), 0);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    check_value(f, "k", "v");
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, store_fixture_setup, store_fixture_teardown)
 
 int main(void)
@@ -509,6 +557,7 @@ int main(void)
         T(threads_agree_with_a_model_under_always),
         T(threads_agree_with_a_model_under_interval),
         T(threads_agree_with_a_model_under_os),
+        T(a_port_may_close_as_soon_as_it_has_its_answers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,6 +45,7 @@ static void port_close(struct store_port *port)
     struct logstore_port *p = (struct logstore_port *)port;
 
     grace_remove(&logstore_of(port->store)->grace, &p->grace);
+    grace_wait(&logstore_of(port->store)->grace); /* the writer may still be about to wake it */
     if (p->reader != NULL)
         index_reader_close(p->reader);
     store_port_fini(port);

@@ -574,7 +574,10 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
             w->spool = NULL;
         }
     }
+    /* A port may close as soon as it sees its answers, before it is woken: it waits for us. */
+    grace_enter(&ls->grace, &ls->writer_grace);
     store_write_finish(ws->batch, ws->count);
+    grace_leave(&ls->writer_grace);
 }
 
 /* The delta of a busy server is larger than the processor's cache: its slots and nodes are asked
