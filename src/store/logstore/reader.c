@@ -9,8 +9,8 @@
  * A small record is copied whole into the port's scratch memory (through the mapping if its pages
  * were seen in the page cache within the last second, else by a read that never waits) and checked.
  * Of a large one the head is read so, and its value is handed over as a piece of the file; unless
- * this process has neither written nor verified it: then it is read into memory and checked. What
- * is not in the page cache is read asynchronously.
+ * this process has neither written nor verified it: then it is read into memory and checked, once.
+ * What is not in the page cache is read asynchronously.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -26,6 +26,8 @@
 /* Records up to this length are read whole; of longer ones first as much as LARGE_HEAD. */
 #define SMALL_RECORD (STORE_INLINE_MAX + 4096u)
 #define LARGE_HEAD 4096u
+
+_Static_assert(STORE_INLINE_MAX >= SEGMENT_VERIFY_BYTES, "one bit tells whether it was verified");
 
 /* Bytes of a record, read from the disk, and then the result's memory. */
 struct memory_hold {
@@ -149,6 +151,8 @@ static int64_t examine_whole(struct read_state *r, struct slice bytes)
 
     if (record_decode(bytes, &r->get->rec, &used) != RECORD_DONE)
         return damaged(r);
+    if (r->get->rec.value.len > STORE_INLINE_MAX)
+        segment_set_verified(r->segment, r->entry.offset);
     r->get->value_bytes = r->get->rec.value.len;
     return check_key(r);
 }
@@ -178,7 +182,7 @@ static int64_t examine(struct read_state *r, struct slice bytes)
         return rc;
     }
     if (!get->head_only && (layout.value_len <= STORE_INLINE_MAX ||
-                            r->entry.offset < atomic_load(&r->segment->trusted_from)))
+                            !segment_is_trusted(r->segment, r->entry.offset, r->entry.length)))
         return r->entry.length;
     /* From here on the value is not looked at; the key and the head have been. */
     record_set_body(&get->rec, &layout, bytes.ptr + layout.head_len);

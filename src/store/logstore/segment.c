@@ -139,6 +139,8 @@ int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, str
     }
     atomic_init(&s->refs, 1);
     atomic_init(&s->trusted_from, UINT64_MAX);
+    atomic_init(&s->verified, NULL);
+    s->file_bytes = map_bytes;
     s->number = number;
     s->fd = fd;
     *out = s;
@@ -157,9 +159,53 @@ void segment_unref(struct segment *s)
     if (s->map != NULL)
         munmap((void *)(uintptr_t)s->map, s->map_bytes);
     close(s->fd);
+    free(atomic_load_explicit(&s->verified, memory_order_relaxed));
     free(s->proofs);
     free(s->path);
     free(s);
+}
+
+/* ---- what was verified ---- */
+
+/* The segment's bits; made at the first use. NULL: no memory. */
+static _Atomic uint64_t *verified_bits(struct segment *s)
+{
+    _Atomic uint64_t *bits = atomic_load_explicit(&s->verified, memory_order_acquire);
+    _Atomic uint64_t *made;
+
+    if (bits != NULL)
+        return bits;
+    made = calloc((s->file_bytes >> SEGMENT_VERIFY_SHIFT) / 64 + 1, sizeof(*made));
+    if (made == NULL)
+        return NULL;
+    if (atomic_compare_exchange_strong(&s->verified, &bits, made))
+        return made;
+    free(made); /* another thread was quicker */
+    return bits;
+}
+
+void segment_set_verified(struct segment *s, uint64_t offset)
+{
+    uint64_t granule = offset >> SEGMENT_VERIFY_SHIFT;
+    _Atomic uint64_t *bits = offset < s->file_bytes ? verified_bits(s) : NULL;
+
+    /* Without memory the record is read and checked once more the next time. */
+    if (bits != NULL)
+        atomic_fetch_or_explicit(&bits[granule / 64], UINT64_C(1) << granule % 64,
+                                 memory_order_relaxed);
+}
+
+bool segment_is_trusted(const struct segment *s, uint64_t offset, uint64_t length)
+{
+    uint64_t granule = offset >> SEGMENT_VERIFY_SHIFT;
+    const _Atomic uint64_t *bits;
+
+    if (offset >= atomic_load(&s->trusted_from))
+        return true;
+    bits = atomic_load_explicit(&s->verified, memory_order_acquire);
+    return bits != NULL && length > SEGMENT_VERIFY_BYTES && offset < s->file_bytes &&
+           (atomic_load_explicit(&bits[granule / 64], memory_order_relaxed) >> granule % 64 & 1) !=
+               0;
 }
 
 /* ---- reading through the mapping ---- */

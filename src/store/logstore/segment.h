@@ -25,6 +25,11 @@
 /* Residency is remembered per granule of this size. */
 #define SEGMENT_GRANULE_SHIFT 16
 
+/* A record of more bytes than this can be remembered as verified: no two such records begin in the
+ * same granule of the file. */
+#define SEGMENT_VERIFY_SHIFT 12
+#define SEGMENT_VERIFY_BYTES (1u << SEGMENT_VERIFY_SHIFT)
+
 struct segment_header {
     unsigned char store_uuid[16];
     uint64_t number;          /* of the segment, from 1; of a big value its file number */
@@ -59,6 +64,10 @@ struct segment {
     int fd;
     /* records from this offset on were written or verified by this process */
     _Atomic uint64_t trusted_from;
+    /* a bit per granule of SEGMENT_VERIFY_BYTES: the large record that begins there was verified by
+     * this process; NULL: none was. Bits are only ever set, as records never change. */
+    _Atomic(_Atomic uint64_t *) verified;
+    size_t file_bytes; /* more than the file will ever have */
     const char *map; /* read-only, map_bytes long; NULL when mapping was refused */
     size_t map_bytes;
     /* per granule: second in which it was last seen in the page cache, never 0 */
@@ -83,6 +92,13 @@ bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *o
 
 /* Remembers that the range was in the page cache. */
 void segment_proved(struct segment *s, uint64_t offset, size_t len, uint16_t second);
+
+/* Remembers that all checksums of a record of more than SEGMENT_VERIFY_BYTES were good. */
+void segment_set_verified(struct segment *s, uint64_t offset);
+
+/* True: this process has written or verified the record of `length` bytes, so that it may be sent
+ * without looking at it. */
+bool segment_is_trusted(const struct segment *s, uint64_t offset, uint64_t length);
 
 /* Installs the SIGBUS handler that turns an I/O error under a mapping into a failed copy. Once,
  * before threads. */
