@@ -31,15 +31,15 @@ struct http_write {
     struct store_spool *spool; /* NULL while the body is in `w` */
     uint64_t want;             /* length of the body; UINT64_MAX: it comes in chunks */
     uint64_t got;
-    size_t room; /* for the value in `w`; taken from the budget, as the next is */
-    size_t key_len;
+    size_t room;    /* for the value in `w` */
+    size_t charged; /* taken from the budget: for that room or the spool, and for the key */
     struct http_chunked chunked;
     enum put_mode mode;
 };
 
 static void write_free(struct http_write *p)
 {
-    budget_give(p->budget, p->room + p->key_len);
+    budget_give(p->budget, p->charged);
     if (p->spool != NULL)
         store_spool_abandon(p->spool);
     if (p->w != NULL)
@@ -110,7 +110,7 @@ static struct http_write *write_make(struct http_session *s, struct slice key, s
     if (!budget_take(p->budget, room + key.len))
         goto fail;
     p->room = room;
-    p->key_len = key.len;
+    p->charged = room + key.len;
     p->w = store_write_new(s->worker->port, key, attrs, room);
     if (p->w == NULL)
         goto fail;
@@ -180,13 +180,17 @@ static void body_on_room(void *arg)
         http_resume(p->session);
 }
 
-/* Moves what has come from memory into a spool. */
+/* Moves what has come from memory into a spool. After a failure the write is to be given up. */
 static enum store_status body_begin_spool(struct http_write *p)
 {
     struct store_write *whole = p->w;
-    struct store_write *w = store_write_new(whole->port, whole->key, whole->attrs, 0);
+    struct store_write *w;
     int rc;
 
+    if (!budget_take(p->budget, SESSION_SPOOL_BYTES))
+        return STORE_NO_MEMORY;
+    p->charged += SESSION_SPOOL_BYTES;
+    w = store_write_new(whole->port, whole->key, whole->attrs, 0);
     if (w == NULL)
         return STORE_NO_MEMORY;
     w->op = whole->op;
@@ -201,6 +205,7 @@ static enum store_status body_begin_spool(struct http_write *p)
     p->w = w;
     store_write_free(whole);
     budget_give(p->budget, p->room);
+    p->charged -= p->room;
     p->room = 0;
     return STORE_OK;
 }
@@ -225,6 +230,7 @@ static enum store_status body_grow(struct http_write *p, size_t need)
         return STORE_NO_MEMORY;
     }
     p->w = grown;
+    p->charged += room - p->room;
     p->room = room;
     return STORE_OK;
 }

@@ -25,9 +25,6 @@
  * nothing. */
 #define SPOOL_FROM (64u * 1024)
 
-/* What a file under way may hold in memory. */
-#define SPOOL_CHARGE (2 * STORE_SPOOL_PIECE)
-
 /* "\r\n" behind a value. */
 #define TAIL_BYTES 2
 
@@ -232,9 +229,9 @@ static int body_spill(struct mc_session *s, struct mc_body *b)
     struct session_worker *worker = mc_worker(s);
     int rc;
 
-    if (!budget_take(worker->budget, SPOOL_CHARGE))
+    if (!budget_take(worker->budget, SESSION_SPOOL_BYTES))
         return -ENOMEM;
-    b->charged += SPOOL_CHARGE;
+    b->charged += SESSION_SPOOL_BYTES;
     rc = store_spool_open(worker->port, b->request.key, slice_of(NULL, 0), b->request.body_bytes,
                           on_room, s, &b->spool);
     if (rc == 0 && b->got > 0)

@@ -21,6 +21,10 @@
 #include "net/net.h"
 #include "store/store.h"
 
+/* What a store_spool may hold in memory, pieces that wait and the one that is written: a session
+ * takes it from the budget for each that is under way. */
+#define SESSION_SPOOL_BYTES (2 * STORE_SPOOL_PIECE)
+
 /* The server as sessions see it. */
 struct session_app {
     struct store *store;

@@ -264,12 +264,37 @@ static void a_big_body_goes_to_a_file_once_enough_has_come(void **state)
     assert_int_equal(fake.spools, 0);
     send_zeros(&c, BIG);
     assert_int_equal(fake.spools, 1);
-    assert_int_equal(held_bytes(), 1);
+    assert_int_equal(held_bytes(), SESSION_SPOOL_BYTES + 1);
     client_ends(&c); /* it will never be complete */
     assert_int_equal(fake.spools, 0);
+    assert_int_equal(held_bytes(), 0);
     assert_true(c.closing);
     expect_nothing(&c);
     conn_gone(&c);
+}
+
+static void beyond_the_memory_bound_no_file_is_begun(void **state)
+{
+    struct conn c[2];
+
+    (void)state;
+    fake_budget.limit_bytes = SESSION_SPOOL_BYTES + 256 * 1024;
+    for (int i = 0; i < 2; i++) {
+        start(&c[i]);
+        say(&c[i], "PUT /k HTTP/1.1\r\n" HOST "Content-Length: 2097152\r\n\r\n");
+        send_zeros(&c[i], 128 * 1024);
+    }
+    assert_int_equal(fake.spools, 1);
+    assert_true(output_has(&c[1], "Connection: close\r\n"));
+    expect_reply(&c[1], 503, "Service Unavailable\n");
+    assert_true(c[1].closing && c[1].partial);
+    assert_int_equal(held_bytes(), SESSION_SPOOL_BYTES + 1);
+    send_zeros(&c[0], BIG - 128 * 1024);
+    finish_write(&c[0]);
+    expect_reply(&c[0], 201, "Created\n");
+    assert_int_equal(held_bytes(), 0);
+    for (int i = 0; i < 2; i++)
+        conn_gone(&c[i]);
 }
 
 static void a_chunked_body_is_stored_from_memory_or_file(void **state)
@@ -829,6 +854,7 @@ int main(void)
         TEST(an_unchanged_value_is_304_without_body),
         TEST(memory_follows_what_has_come),
         TEST(a_big_body_goes_to_a_file_once_enough_has_come),
+        TEST(beyond_the_memory_bound_no_file_is_begun),
         TEST(a_chunked_body_is_stored_from_memory_or_file),
         TEST(a_full_file_queue_stops_the_input),
         TEST(a_body_that_fills_the_queue_at_its_end_is_submitted_all_the_same),
