@@ -206,7 +206,7 @@ static void an_update_may_grow_a_value_beyond_the_limit_of_the_log(void **state)
 
 /* ---- flush ---- */
 
-static int64_t fake_ms;
+static _Atomic int64_t fake_ms; /* the store's threads ask for it too */
 
 static int64_t fake_wall(void *ctx)
 {
