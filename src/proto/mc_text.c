@@ -61,6 +61,7 @@ static const struct slice error_lines[MC_ERROR_COUNT] = {
     [MC_ERROR_STATS_DETAIL] = LINE("CLIENT_ERROR stats detail not allowed"),
     [MC_ERROR_TOO_LARGE] = LINE("SERVER_ERROR object too large for cache"),
     [MC_ERROR_NO_MEMORY] = LINE("SERVER_ERROR out of memory storing object"),
+    [MC_ERROR_NO_MEMORY_GET] = LINE("SERVER_ERROR out of memory writing get response"),
     [MC_ERROR_NO_SPACE] = LINE("SERVER_ERROR no space left on device"),
     [MC_ERROR_READ_ONLY] = LINE("SERVER_ERROR read-only: the disk has failed to sync"),
     [MC_ERROR_DAMAGED] = LINE("SERVER_ERROR the stored record is damaged"),

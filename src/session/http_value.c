@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "command/command.h"
 #include "proto/mime.h"
+#include "session/held_value.h"
 #include "session/http_session.h"
 
 /* A spare's text longer than this is not kept. */
@@ -167,36 +168,6 @@ static bool is_unchanged(const struct http_get *g, const struct http_reply *r)
     return g->since_s >= 0 && r->modified_s <= g->since_s;
 }
 
-/* Sends the value behind its head, and gives up what the read holds. */
-static void send_value(struct http_session *s, struct http_get *g, struct http_reply *r,
-                       struct slice shown)
-{
-    bool from_file = g->get.file_fd >= 0;
-    /* Without a hold the value is gone after the next read: it is short, and copied. */
-    bool copied = !from_file && (g->get.hold == NULL || shown.len <= STORE_INLINE_MAX);
-    char *room = conn_room(s->conn, HTTP_REPLY_MAX + (copied ? shown.len : 0));
-    size_t len;
-
-    if (room == NULL) {
-        store_get_release(&g->get);
-        return;
-    }
-    r->length = from_file ? g->get.value_bytes : shown.len;
-    len = http_reply_format(room, r);
-    if (copied && shown.len > 0)
-        memcpy(room + len, shown.ptr, shown.len);
-    conn_commit(s->conn, len + (copied ? shown.len : 0));
-    if (copied) {
-        store_get_release(&g->get);
-    } else if (from_file) {
-        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length, store_hold_release,
-                        store_get_take_hold(&g->get));
-    } else {
-        conn_write_memory(s->conn, shown.ptr, shown.len, store_hold_release,
-                          store_get_take_hold(&g->get));
-    }
-}
-
 static void send_head_only(struct http_session *s, struct http_get *g, const struct http_reply *r)
 {
     char *room = conn_room(s->conn, HTTP_REPLY_MAX);
@@ -206,7 +177,56 @@ static void send_head_only(struct http_session *s, struct http_get *g, const str
     store_get_release(&g->get);
 }
 
-static void reply_found(struct http_session *s, struct http_get *g)
+/* Head and value in one piece. */
+static void send_copied(struct http_session *s, struct http_get *g, const struct http_reply *r,
+                        struct slice shown)
+{
+    char *room = conn_room(s->conn, HTTP_REPLY_MAX + shown.len);
+
+    if (room != NULL) {
+        size_t len = http_reply_format(room, r);
+
+        if (shown.len > 0)
+            memcpy(room + len, shown.ptr, shown.len);
+        conn_commit(s->conn, len + shown.len);
+    }
+    store_get_release(&g->get);
+}
+
+/* Sends the value behind its head, and gives up what the read holds. NO_MEMORY: nothing is sent. */
+static enum store_status send_value(struct http_session *s, struct http_get *g,
+                                    struct http_reply *r, struct slice shown)
+{
+    bool from_file = g->get.file_fd >= 0;
+    struct held_value *held = NULL;
+    char *room;
+
+    r->length = from_file ? g->get.value_bytes : shown.len;
+    /* Without a hold the value is gone after the next read: it is short, and copied. */
+    if (!from_file && (g->get.hold == NULL || shown.len <= STORE_INLINE_MAX)) {
+        send_copied(s, g, r, shown);
+        return STORE_OK;
+    }
+    if (!from_file)
+        held = held_value_take(s->worker, &g->get);
+    if (!from_file && held == NULL) {
+        store_get_release(&g->get);
+        return STORE_NO_MEMORY;
+    }
+    room = conn_room(s->conn, HTTP_REPLY_MAX);
+    if (room != NULL)
+        conn_commit(s->conn, http_reply_format(room, r));
+    /* Without room the connection is being aborted, and what is written is only released. */
+    if (from_file)
+        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length, store_hold_release,
+                        store_get_take_hold(&g->get));
+    else
+        held_value_send(s->conn, held);
+    return STORE_OK;
+}
+
+/* NO_MEMORY: nothing is sent. */
+static enum store_status reply_found(struct http_session *s, struct http_get *g)
 {
     struct http_reply r = http_reply_begin(s, 200);
     char etag[HTTP_ETAG_MAX];
@@ -223,15 +243,14 @@ static void reply_found(struct http_session *s, struct http_get *g)
         r.status = 304;
         r.no_length = true;
         send_head_only(s, g, &r);
-        return;
+        return STORE_OK;
     }
     r.type = type_of(g);
-    if (!s->is_head) {
-        send_value(s, g, &r, shown);
-        return;
-    }
+    if (!s->is_head)
+        return send_value(s, g, &r, shown);
     r.length = g->get.head_only ? g->get.value_bytes : shown.len;
     send_head_only(s, g, &r);
+    return STORE_OK;
 }
 
 /* Nothing is stored under "/": whoever looks there is told what this is. */
@@ -252,24 +271,26 @@ static void reply_root(struct http_session *s)
 static void reply_result(struct http_session *s, struct http_get *g)
 {
     struct counters *counters = s->worker->counters;
+    enum store_status status = g->get.status;
 
     if (g->get.cold)
         counter_add(counters, COUNTER_GET_COLD, 1);
-    if (g->get.status == STORE_OK) {
+    if (status == STORE_OK)
+        status = reply_found(s, g);
+    if (status == STORE_OK) {
         counter_add(counters, COUNTER_GET_HITS, 1);
-        reply_found(s, g);
         http_answered(s);
         return;
     }
-    if (g->get.status == STORE_NOT_FOUND) {
+    if (status == STORE_NOT_FOUND) {
         counter_add(counters, COUNTER_GET_MISSES, 1);
         if (g->get.expired)
             counter_add(counters, COUNTER_GET_EXPIRED, 1);
     }
-    if (g->get.status == STORE_NOT_FOUND && g->get.key.len == 0)
+    if (status == STORE_NOT_FOUND && g->get.key.len == 0)
         reply_root(s);
     else
-        http_reply_failure(s, g->get.status);
+        http_reply_failure(s, status);
 }
 
 /* A HEAD read only what is beside the value, but the length of a counter is that of the number it

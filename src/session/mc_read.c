@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "command/command.h"
+#include "session/held_value.h"
 
 /* Values in memory of this size and up are not copied to the output. */
 #define MEMORY_PIECE_MIN (16u * 1024)
@@ -98,34 +99,56 @@ static void answer_small(struct mc_session *s, struct store_get *get, struct sli
     conn_commit(s->conn, n + trailer_bytes);
 }
 
-/* The value goes out of where it lies; its hold lives until it is sent. */
-static void answer_large(struct mc_session *s, struct store_get *get, size_t trailer_bytes)
+/* What cannot be read is not a miss: the error takes the place of END, the rest of the line is
+ * skipped. */
+static void answer_failure(struct mc_session *s, enum store_status status, bool with_end)
+{
+    bool busy = status == STORE_NO_MEMORY;
+    struct slice line = mc_error_line(busy ? MC_ERROR_NO_MEMORY_GET : mc_error_of(status));
+
+    mc_count(s, busy ? COUNTER_STORE_NO_MEMORY : COUNTER_STORE_ERRORS);
+    conn_write(s->conn, line.ptr, line.len);
+    s->keys_failed = !with_end;
+}
+
+/* The value goes out of where it lies: of a file, or of memory (held != NULL). */
+static void answer_large(struct mc_session *s, struct store_get *get, struct held_value *held,
+                         size_t trailer_bytes)
 {
     uint64_t bytes = get->value_bytes;
     char *out = conn_room(s->conn, MC_VALUE_LINE_MAX);
-    void *hold;
 
-    if (out == NULL)
-        return;
-    conn_commit(s->conn, format_header(s, get, bytes, out));
-    hold = store_get_take_hold(get);
-    if (get->file_fd >= 0)
-        conn_write_file(s->conn, get->file_fd, get->file_offset, bytes, store_hold_release, hold);
+    if (out != NULL)
+        conn_commit(s->conn, format_header(s, get, bytes, out));
+    /* Without room the connection is being aborted, and what is written is only released. */
+    if (held != NULL)
+        held_value_send(s->conn, held);
     else
-        conn_write_memory(s->conn, get->rec.value.ptr, bytes, store_hold_release, hold);
+        conn_write_file(s->conn, get->file_fd, get->file_offset, bytes, store_hold_release,
+                        store_get_take_hold(get));
     conn_write(s->conn, trailer, trailer_bytes);
 }
 
 static void answer_hit(struct mc_session *s, struct store_get *get, bool with_end)
 {
     size_t trailer_bytes = with_end ? TRAILER_END_BYTES : TRAILER_BYTES;
+    bool in_memory = get->file_fd < 0;
+    bool copied = in_memory && (get->hold == NULL || get->rec.value.len < MEMORY_PIECE_MIN);
+    struct held_value *held = NULL;
     char text[NUM_TEXT_MAX];
 
+    if (in_memory && !copied)
+        held = held_value_take(mc_worker(s), get);
+    if (in_memory && !copied && held == NULL) {
+        store_get_release(get);
+        answer_failure(s, STORE_NO_MEMORY, with_end);
+        return;
+    }
     mc_count(s, COUNTER_GET_HITS);
-    if (get->file_fd < 0 && (get->hold == NULL || get->rec.value.len < MEMORY_PIECE_MIN))
+    if (copied)
         answer_small(s, get, command_shown_value(&get->rec, text), trailer_bytes);
     else
-        answer_large(s, get, trailer_bytes);
+        answer_large(s, get, held, trailer_bytes);
     store_get_release(get);
 }
 
@@ -136,17 +159,6 @@ static void answer_miss(struct mc_session *s, const struct store_get *get, bool 
         mc_count(s, COUNTER_GET_EXPIRED);
     if (with_end)
         mc_say_end(s);
-}
-
-/* What cannot be read is not a miss: the error takes the place of END, the rest of the line is
- * skipped. */
-static void answer_failure(struct mc_session *s, enum store_status status, bool with_end)
-{
-    struct slice line = mc_error_line(mc_error_of(status));
-
-    mc_count(s, COUNTER_STORE_ERRORS);
-    conn_write(s->conn, line.ptr, line.len);
-    s->keys_failed = !with_end;
 }
 
 static void answer(struct mc_session *s, struct mc_read *r)
@@ -172,7 +184,6 @@ void mc_read_key(struct mc_session *s, struct slice key, bool with_end)
     struct mc_read *r = read_new();
 
     if (r == NULL) {
-        mc_count(s, COUNTER_STORE_NO_MEMORY);
         answer_failure(s, STORE_NO_MEMORY, with_end);
         return;
     }

@@ -29,6 +29,8 @@
 
 /* ---- the connection ---- */
 
+#define FAKE_UNSENT 8
+
 struct conn {
     struct session *session;
     const struct session_protocol *protocol;
@@ -39,6 +41,10 @@ struct conn {
     bool partial;
     bool busy;
     bool full; /* what conn_output_full() says */
+    bool slow; /* memory that is sent is released when the connection has gone, not at once */
+    void (*unsent_release[FAKE_UNSENT])(void *arg);
+    void *unsent[FAKE_UNSENT];
+    unsigned unsent_count;
     bool closing;
     bool aborted;
     unsigned inputs; /* calls of input() */
@@ -120,7 +126,13 @@ void conn_write_memory(struct conn *c, const void *data, size_t len, void (*rele
 {
     assert_int_equal(buf_printf(&c->output, "<%zu of memory>", len), 0);
     assert_non_null(data);
-    release(arg);
+    if (!c->slow) {
+        release(arg);
+        return;
+    }
+    assert_true(c->unsent_count < FAKE_UNSENT);
+    c->unsent_release[c->unsent_count] = release;
+    c->unsent[c->unsent_count++] = arg;
 }
 
 void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, void (*release)(void *arg),
@@ -206,6 +218,10 @@ static void conn_open(struct conn *c, const struct session_protocol *protocol)
 static void conn_gone(struct conn *c)
 {
     c->protocol->closed(c);
+    while (c->unsent_count > 0) {
+        c->unsent_count--;
+        c->unsent_release[c->unsent_count](c->unsent[c->unsent_count]);
+    }
     buf_free(&c->input);
     buf_free(&c->output);
 }

@@ -168,6 +168,37 @@ static void values_come_the_way_the_store_hands_them_over(void **state)
     conn_gone(&c);
 }
 
+static void memory_of_values_counts_until_their_clients_have_them(void **state)
+{
+    struct conn c[2];
+    char value[20001];
+
+    (void)state;
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    fake_put(fake_make(slice_str("k")), slice_str(value), slice_of(NULL, 0));
+    fake.reads_are_cold = true;
+    fake_budget.limit_bytes = 30000;
+    for (int i = 0; i < 2; i++) {
+        start(&c[i]);
+        c[i].slow = true;
+        say(&c[i], "GET /k HTTP/1.1\r\n" HOST "\r\n");
+        finish_read(&c[i]);
+    }
+    expect_reply(&c[0], 200, "<20000 of memory>");
+    assert_true(output_has(&c[1], "Retry-After: 1\r\n"));
+    expect_reply(&c[1], 503, "Service Unavailable\n");
+    assert_int_equal(fake.holds, 1);
+    assert_int_equal(held_bytes(), 20000);
+    conn_gone(&c[0]); /* in the middle of the value */
+    assert_int_equal(fake.holds, 0);
+    assert_int_equal(held_bytes(), 0);
+    say(&c[1], "GET /k HTTP/1.1\r\n" HOST "\r\n");
+    finish_read(&c[1]);
+    expect_reply(&c[1], 200, "<20000 of memory>");
+    conn_gone(&c[1]);
+}
+
 static void a_counter_shows_its_number(void **state)
 {
     struct conn c;
@@ -850,6 +881,7 @@ int main(void)
         TEST(a_talk_cut_anywhere_has_the_same_replies),
         TEST(full_output_stops_further_replies),
         TEST(values_come_the_way_the_store_hands_them_over),
+        TEST(memory_of_values_counts_until_their_clients_have_them),
         TEST(a_counter_shows_its_number),
         TEST(an_unchanged_value_is_304_without_body),
         TEST(memory_follows_what_has_come),

@@ -497,6 +497,36 @@ static void values_go_out_of_files_and_memory_and_are_released(void **state)
     conn_gone(&c);
 }
 
+static void memory_of_values_counts_until_their_clients_have_them(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    c.slow = true;
+    store_now(&c, "s", "small");
+    say(&c, "set a 5 0 20000\r\n");
+    feed_big(&c, 20000);
+    say(&c, "\r\n");
+    finish_writes(&c, 1);
+    EXPECT(&c, "STORED\r\n");
+    fake.reads_are_cold = true;
+    fake_budget.limit_bytes = 30000;
+    say(&c, "get a a s\r\nget s\r\n");
+    finish_read(&c);
+    assert_int_equal(atomic_load(&fake_budget.held_bytes), 20000);
+    finish_read(&c);
+    EXPECT(&c, "VALUE a 5 20000\r\n<20000 of memory>\r\n"
+               "SERVER_ERROR out of memory writing get response\r\n");
+    assert_int_equal(fake.holds, 1);
+    assert_int_equal(counter_get(&fake_counters, COUNTER_STORE_NO_MEMORY), 1);
+    finish_read(&c);
+    EXPECT(&c, "VALUE s 5 5\r\nsmall\r\nEND\r\n");
+    conn_gone(&c); /* in the middle of the first value */
+    assert_int_equal(fake.holds, 0);
+    assert_int_equal(atomic_load(&fake_budget.held_bytes), 0);
+}
+
 /* ---- failures ---- */
 
 static void every_status_has_its_line(void **state)
@@ -692,6 +722,7 @@ int main(void)
         TEST(a_value_over_the_limit_is_swallowed_and_the_old_one_stays),
         TEST(over_the_budget_a_value_is_refused_and_swallowed),
         TEST(values_go_out_of_files_and_memory_and_are_released),
+        TEST(memory_of_values_counts_until_their_clients_have_them),
         TEST(every_status_has_its_line),
         TEST(a_record_that_cannot_be_read_is_not_a_miss),
         TEST(while_the_index_is_rebuilt_only_readiness_answers),
