@@ -42,8 +42,10 @@ static void add_text(struct buf *out, const struct identity *id)
 int identity_write(const char *dir, const struct identity *id)
 {
     struct buf text = {0};
-    int rc;
+    int rc = buf_reserve(&text, STORE_FILE_MAX); /* at once: no line may be lost on the way */
 
+    if (rc != 0)
+        return rc;
     add_text(&text, id);
     rc = buf_printf(&text, "checksum %016" PRIx64 "\n", hash_slice(buf_slice(&text)));
     if (rc == 0)
