@@ -68,7 +68,7 @@ struct segment {
      * this process; NULL: none was. Bits are only ever set, as records never change. */
     _Atomic(_Atomic uint64_t *) verified;
     size_t file_bytes; /* more than the file will ever have */
-    const char *map; /* read-only, map_bytes long; NULL when mapping was refused */
+    const char *map;   /* read-only, map_bytes long; NULL when mapping was refused */
     size_t map_bytes;
     /* per granule: second in which it was last seen in the page cache, never 0 */
     _Atomic uint16_t *proofs;
