@@ -14,12 +14,30 @@
 
 #include <stdlib.h>
 
+#if HAVE_XXH_DISPATCH
+/* The library's own, for what this processor can do: two to five times as fast on long data as
+ * what every processor of the architecture can. Its header does not go with XXH_INLINE_ALL. */
+XXH64_hash_t XXH3_64bits_dispatch(const void *input, size_t len);
+
+/* The library makes its choice at the first call: before there are threads. */
+static void __attribute__((constructor)) choose_vectors(void)
+{
+    static const char zeros[XXH3_MIDSIZE_MAX + 1];
+
+    (void)XXH3_64bits_dispatch(zeros, sizeof(zeros));
+}
+#endif
+
 struct hash_stream {
     XXH3_state_t state; /* aligned to 64 bytes by its type */
 };
 
 uint64_t hash_bytes(const void *data, size_t len)
 {
+#if HAVE_XXH_DISPATCH
+    if (len > XXH3_MIDSIZE_MAX)
+        return XXH3_64bits_dispatch(data, len);
+#endif
     return XXH3_64bits(data, len);
 }
 
