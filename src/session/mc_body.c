@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "command/command.h"
 
 /* The first room for a value that comes in pieces. */
@@ -87,7 +86,7 @@ static void fill_write(const struct mc_session *s, struct store_write *w,
     w->op = STORE_PUT;
     w->flags = request->flags;
     if (request->exptime != 0)
-        w->expires_ms = command_expires_ms(request->exptime, clock_wall_ms());
+        w->expires_ms = command_expires_ms(request->exptime, mc_now_ms(s));
     if (command == MC_ADD) {
         w->guard = STORE_IF_ABSENT;
     } else if (command == MC_REPLACE) {

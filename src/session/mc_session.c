@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "base/version.h"
 #include "command/command.h"
 
@@ -46,7 +45,7 @@ static void begin_keys(struct mc_session *s, const struct mc_request *request)
     s->keys_seen = false;
     s->keys_failed = request->error != MC_NO_ERROR;
     if ((request->info->flags & MC_TOUCHES) != 0) {
-        int64_t now_ms = clock_wall_ms();
+        int64_t now_ms = mc_now_ms(s);
 
         s->keys_expires_ms = command_expires_ms(request->exptime, now_ms);
         s->keys_expire = s->keys_expires_ms != 0 && s->keys_expires_ms <= now_ms;

@@ -97,6 +97,12 @@ static inline void mc_count(const struct mc_session *s, enum counter which)
     counter_add(mc_worker(s)->counters, which, 1);
 }
 
+/* From when on relative times count: the store's clock, for it judges them. */
+static inline int64_t mc_now_ms(const struct mc_session *s)
+{
+    return store_now_ms(mc_worker(s)->app->store);
+}
+
 /* True when every request so far has been answered. */
 static inline bool mc_is_idle(const struct mc_session *s)
 {

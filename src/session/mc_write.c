@@ -9,7 +9,6 @@
 
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "command/command.h"
 
 #define LINE(text)                                                                                 \
@@ -168,9 +167,10 @@ void mc_submit(struct mc_session *s, struct store_write *w, enum mc_command comm
 }
 
 /* What the store is asked for by a request without a body. */
-static void fill_write(struct store_write *w, const struct mc_request *request)
+static void fill_write(const struct mc_session *s, struct store_write *w,
+                       const struct mc_request *request)
 {
-    int64_t now_ms = clock_wall_ms();
+    int64_t now_ms = mc_now_ms(s);
 
     switch (request->info->command) {
     case MC_DELETE: w->op = STORE_DELETE; break;
@@ -199,7 +199,7 @@ void mc_submit_request(struct mc_session *s, const struct mc_request *request)
         mc_say_error(s, MC_ERROR_NO_MEMORY, request->noreply);
         return;
     }
-    fill_write(w, request);
+    fill_write(s, w, request);
     mc_submit(s, w, request->info->command, request->noreply, 0);
 }
 

@@ -257,6 +257,7 @@ static struct fake_store {
     enum store_status read_as;  /* STORE_OK: the truth */
     enum store_status write_as; /* STORE_OK: the truth */
     enum store_state state;
+    int64_t now_ms; /* the store's clock */
     uint64_t last_cas;
     int spool_error;
     bool spool_is_full;
@@ -347,6 +348,12 @@ enum store_state store_state(const struct store *store)
 {
     (void)store;
     return fake.state;
+}
+
+int64_t store_now_ms(const struct store *store)
+{
+    (void)store;
+    return fake.now_ms;
 }
 
 uint64_t store_count(const struct store *store)
@@ -625,6 +632,7 @@ static int fakes_start(void **state)
     memset(&fake, 0, sizeof(fake));
     memset(&fake_counters, 0, sizeof(fake_counters));
     fake.state = STORE_SERVING;
+    fake.now_ms = INT64_C(4000000000000); /* far ahead of the wall clock */
     fake_budget.limit_bytes = 64u * 1024 * 1024;
     atomic_store(&fake_budget.held_bytes, 0);
     fake_app.max_value_bytes = 64u * 1024 * 1024;

@@ -296,6 +296,50 @@ static void gat_with_a_time_in_the_past_reads_before_it_touches(void **state)
     conn_gone(&c);
 }
 
+static void times_count_from_the_clock_of_the_store(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t want_ms;
+    } rows[] = {
+        {"set a 0 100 1\r\nx\r\n", INT64_C(4000000100000)},
+        {"touch a 60\r\n", INT64_C(4000000060000)},
+        {"gat 2592000 a\r\n", INT64_C(4002592000000)},
+        {"flush_all 5\r\n", INT64_C(4000000005000)},
+        /* Unix times are what they are. */
+        {"set a 0 4000000200 1\r\nx\r\n", INT64_C(4000000200000)},
+        {"touch a 4000000300\r\n", INT64_C(4000000300000)},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct store_write *w;
+        struct conn c;
+
+        start(&c);
+        say(&c, rows[i].text);
+        assert_int_equal(fake.write_count, 1);
+        w = fake.writes[0];
+        assert_int_equal(w->op == STORE_FLUSH ? w->flush_at_ms : w->expires_ms, rows[i].want_ms);
+        finish_writes(&c, 1);
+        conn_gone(&c);
+    }
+}
+
+static void gat_knows_a_time_that_is_over_by_the_clock_of_the_store(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    store_now(&c, "a", "old");
+    say(&c, "gat 3999999999 a\r\n");
+    EXPECT(&c, "VALUE a 5 3\r\nold\r\n"); /* before the touch takes it away */
+    finish_writes(&c, 1);
+    EXPECT(&c, "END\r\n");
+    conn_gone(&c);
+}
+
 /* ---- values in pieces ---- */
 
 static void memory_follows_what_came_not_what_was_announced(void **state)
@@ -713,6 +757,8 @@ int main(void)
         TEST(a_dialogue_is_answered_alike_wherever_it_is_cut),
         TEST(gat_reads_what_it_has_touched_before_later_writes),
         TEST(gat_with_a_time_in_the_past_reads_before_it_touches),
+        TEST(times_count_from_the_clock_of_the_store),
+        TEST(gat_knows_a_time_that_is_over_by_the_clock_of_the_store),
         TEST(memory_follows_what_came_not_what_was_announced),
         TEST(a_big_value_goes_to_a_file),
         TEST(a_slow_disk_holds_a_big_value),
