@@ -1,7 +1,7 @@
 /*
- * test_logstore_sweep.c - one call of the file system fails, each in its turn, from the start to
- * the stop: what was answered is there after the next start, what was refused for lack of space is
- * not, every value is whole, and the count is exact.
+ * test_logstore_sweep.c - one call of the file system, or for memory, fails, each in its turn,
+ * from the start to the stop: what was answered is there after the next start, what was refused
+ * for lack of space is not, every value is whole, and the count is exact.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -78,8 +78,10 @@ static int maybe_unlink(const char *path)
     return fails_now() ? -1 : unlink(path);
 }
 
-static void replace_all_calls(void)
+static void replace_all_calls(int error)
 {
+    failing_errno = error;
+    atomic_store(&calls_left, -1);
     calls = io_system_calls;
     calls.open = maybe_open;
     calls.pread = maybe_pread;
@@ -91,6 +93,47 @@ static void replace_all_calls(void)
     calls.unlink = maybe_unlink;
     io_replace(&calls);
 }
+
+/* ---- memory that is short ---- */
+
+static _Atomic int allocations_left = -1; /* in the store's own threads, until one fails */
+static _Thread_local bool is_test_thread;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define OWN_ALLOCATOR 1
+#elif defined(__has_feature)
+#define OWN_ALLOCATOR (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define OWN_ALLOCATOR 0
+#endif
+
+#if !OWN_ALLOCATOR
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+
+static bool memory_is_short(void)
+{
+    return !is_test_thread && atomic_load(&allocations_left) >= 0 &&
+           atomic_fetch_sub(&allocations_left, 1) == 0;
+}
+
+/* In the place of the library's. */
+void *malloc(size_t size)
+{
+    return memory_is_short() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    return memory_is_short() ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+    return memory_is_short() ? NULL : __libc_realloc(old, size);
+}
+#endif
 
 /* ---- the load ---- */
 
@@ -225,8 +268,9 @@ static void write_new(struct store_fixture *f, struct swept *keys)
                                                : put_letters(f, keys[i].key, keys[i].new_len);
 }
 
-/* One life in which the call number `nth` fails, and one after it. True if there were so many. */
-static bool one_life(struct store_fixture *f, const char *template_dir, int nth)
+/* One life in which number `nth` of what `left` counts fails, and one after it. True if there were
+ * so many. */
+static bool one_life(struct store_fixture *f, const char *template_dir, _Atomic int *left, int nth)
 {
     struct swept keys[SWEPT];
     bool reached;
@@ -236,19 +280,19 @@ static bool one_life(struct store_fixture *f, const char *template_dir, int nth)
     sweep_lengths(keys);
     for (unsigned i = 0; i < SWEPT; i++)
         keys[i].status = STORE_NO_SPACE; /* not begun */
-    atomic_store(&calls_left, nth);
+    atomic_store(left, nth);
     if (store_open(f) == 0) {
         write_new(f, keys);
         store_shut(f);
     }
-    reached = atomic_exchange(&calls_left, -1) < 0;
+    reached = atomic_exchange(left, -1) < 0;
     assert_int_equal(store_open(f), 0);
     check_swept(f, keys);
     store_shut(f);
     return reached;
 }
 
-static void sweep(struct store_fixture *f, enum store_sync sync, int error)
+static void sweep(struct store_fixture *f, enum store_sync sync, _Atomic int *left)
 {
     struct swept keys[SWEPT];
     char template_dir[300];
@@ -259,27 +303,34 @@ static void sweep(struct store_fixture *f, enum store_sync sync, int error)
     snprintf(template_dir, sizeof(template_dir), "%s/template", f->dir);
     sweep_lengths(keys);
     make_old(f, keys, template_dir);
-    failing_errno = error;
-    atomic_store(&calls_left, -1);
-    replace_all_calls();
-    while (one_life(f, template_dir, nth))
+    is_test_thread = true;
+    while (one_life(f, template_dir, left, nth))
         nth++;
     assert_true(nth > 50);
 }
 
 static void no_failing_call_costs_an_answered_write_under_always(void **state)
 {
-    sweep(*state, STORE_SYNC_ALWAYS, ENOSPC);
+    replace_all_calls(ENOSPC);
+    sweep(*state, STORE_SYNC_ALWAYS, &calls_left);
 }
 
 static void no_failing_call_costs_an_answered_write_under_os(void **state)
 {
-    sweep(*state, STORE_SYNC_OS, EIO);
+    replace_all_calls(EIO);
+    sweep(*state, STORE_SYNC_OS, &calls_left);
 }
 
 static void no_descriptor_missing_costs_an_answered_write(void **state)
 {
-    sweep(*state, STORE_SYNC_INTERVAL, EMFILE);
+    replace_all_calls(EMFILE);
+    sweep(*state, STORE_SYNC_INTERVAL, &calls_left);
+}
+
+static void no_memory_missing_costs_an_answered_write(void **state)
+{
+    if (!OWN_ALLOCATOR)
+        sweep(*state, STORE_SYNC_OS, &allocations_left);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, store_fixture_setup, store_fixture_teardown)
@@ -290,6 +341,7 @@ int main(void)
         T(no_failing_call_costs_an_answered_write_under_always),
         T(no_failing_call_costs_an_answered_write_under_os),
         T(no_descriptor_missing_costs_an_answered_write),
+        T(no_memory_missing_costs_an_answered_write),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
