@@ -9,7 +9,6 @@
  * what was announced. One that will not end below STORE_SPOOL_MIN goes into a spool as soon as
  * enough of it has come to be worth a file.
  */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "command/command.h"
@@ -159,18 +158,6 @@ static void body_refuse(struct http_session *s, struct http_write *p, enum store
     http_reply_failure(s, status);
 }
 
-static enum store_status status_of_errno(int rc)
-{
-    switch (rc) {
-    case 0: return STORE_OK;
-    case -ENOMEM: return STORE_NO_MEMORY;
-    case -ENOSPC:
-    case -EDQUOT: return STORE_NO_SPACE;
-    case -EROFS: return STORE_READ_ONLY;
-    default: return STORE_IO_ERROR;
-    }
-}
-
 /* The spool has room again. */
 static void body_on_room(void *arg)
 {
@@ -200,7 +187,7 @@ static enum store_status body_begin_spool(struct http_write *p)
         rc = store_spool_add(p->spool, slice_of(whole->value, (size_t)p->got));
     if (rc != 0) {
         store_write_free(w);
-        return status_of_errno(rc);
+        return session_status_of_errno(rc);
     }
     p->w = w;
     store_write_free(whole);
@@ -263,7 +250,7 @@ static enum store_status body_add(struct http_session *s, struct http_write *p, 
     if (status != STORE_OK)
         return status;
     if (p->spool != NULL) {
-        status = status_of_errno(store_spool_add(p->spool, data));
+        status = session_status_of_errno(store_spool_add(p->spool, data));
         if (store_spool_full(p->spool))
             http_hold(s);
     } else if (data.len > 0) {
@@ -367,6 +354,11 @@ void http_write_put(struct http_session *s, struct slice key, const struct http_
         counter_add(s->worker->counters, COUNTER_STORE_TOO_LARGE, 1);
         http_distrust(s);
         http_reply_status(s, 413, "");
+        return;
+    }
+    /* RFC 9110, 14.4: a piece must not be stored as if it were the whole. */
+    if (r->field[HTTP_FIELD_CONTENT_RANGE].ptr != NULL) {
+        put_refuse(s, r, 400);
         return;
     }
     if (type.len > 0) {

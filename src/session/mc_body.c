@@ -40,18 +40,6 @@ struct mc_body {
     bool tail_bad;
 };
 
-static enum mc_error error_of_errno(int rc)
-{
-    switch (rc) {
-    case -ENOMEM: return MC_ERROR_NO_MEMORY;
-    case -ENOSPC:
-    case -EDQUOT: return MC_ERROR_NO_SPACE;
-    case -EFBIG: return MC_ERROR_TOO_LARGE;
-    case -EROFS: return MC_ERROR_READ_ONLY;
-    default: return MC_ERROR_IO;
-    }
-}
-
 static void count_refusal(const struct mc_session *s, enum mc_error error)
 {
     if (error == MC_ERROR_TOO_LARGE)
@@ -320,7 +308,7 @@ size_t mc_take_body(struct mc_session *s, struct slice in)
         }
         rc = body_add(s, b, slice_of(in.ptr, n));
         if (rc != 0) {
-            body_fail(s, error_of_errno(rc));
+            body_fail(s, mc_error_of(session_status_of_errno(rc)));
             return mc_take_swallow(s, in);
         }
         b->got += n;

@@ -82,6 +82,9 @@ static inline struct session_worker *session_worker_of(const struct conn *c)
     return worker_context(conn_worker(c));
 }
 
+/* What 0 or the negative errno of a spool's calls means to the client. */
+enum store_status session_status_of_errno(int rc);
+
 /* Name-value lines of everything memcached's general `stats` shows (also the source of /-/metrics):
  * calls each(name, value, help, is_counter, arg); help may be NULL. */
 void session_stats(struct session_app *app,

@@ -1,5 +1,6 @@
 """Clients that announce, hold, abort, idle or do not read must not cost memory or stop others."""
 
+import resource
 import select
 import socket
 import struct
@@ -34,6 +35,27 @@ def small_set_works(server, limit_s=harness.WAIT_S):
     with server.connect(limit_s) as c:
         c.ask(set_command("small", b"x") + b"get small\r\n",
               b"STORED\r\n" + value_reply("small", b"x") + b"END\r\n")
+
+
+BIG_BEGUN = {
+    "memcached": (b"set big 0 0 2097152\r\n", b"SERVER_ERROR out of memory storing object\r\n"),
+    "http": (b"PUT /big HTTP/1.1\r\nHost: h\r\nContent-Length: 2097152\r\n\r\n",
+             b"HTTP/1.1 503 Service Unavailable\r\n"),
+}
+
+
+@pytest.mark.parametrize("protocol", BIG_BEGUN)
+def test_without_descriptors_big_values_are_told_to_try_again(server, protocol):
+    begin, refusal = BIG_BEGUN[protocol]
+    with server.connect() as c, server.connect() as other:
+        wait_connections(server, 2)
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        c.send(begin + bytes(100_000))
+        assert c.until(b"\r\n") == refusal
+        other.ask(set_command("small", b"x") + b"get small\r\n",
+                  b"STORED\r\n" + value_reply("small", b"x") + b"END\r\n")
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
 
 
 ANNOUNCED = {

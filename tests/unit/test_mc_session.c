@@ -439,6 +439,24 @@ static void a_file_that_fails_refuses_the_value_and_swallows_it(void **state)
     conn_gone(&c);
 }
 
+static void without_descriptors_a_big_value_is_refused_as_without_memory(void **state)
+{
+    static const int errors[] = {-EMFILE, -ENFILE, -ENOMEM};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        struct conn c;
+
+        start(&c);
+        fake.spool_error = errors[i];
+        say(&c, "set a 3 0 2097152\r\n");
+        feed_big(&c, BIG);
+        say(&c, "\r\nget a\r\n");
+        EXPECT(&c, "SERVER_ERROR out of memory storing object\r\nEND\r\n");
+        conn_gone(&c);
+    }
+}
+
 static void a_long_join_stays_in_memory(void **state)
 {
     struct conn c;
@@ -763,6 +781,7 @@ int main(void)
         TEST(a_big_value_goes_to_a_file),
         TEST(a_slow_disk_holds_a_big_value),
         TEST(a_file_that_fails_refuses_the_value_and_swallows_it),
+        TEST(without_descriptors_a_big_value_is_refused_as_without_memory),
         TEST(a_long_join_stays_in_memory),
         TEST(bad_chunks_store_nothing),
         TEST(a_value_over_the_limit_is_swallowed_and_the_old_one_stays),
