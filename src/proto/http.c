@@ -235,6 +235,7 @@ static const struct {
     [HTTP_FIELD_IF_NONE_MATCH] = {"if-none-match", false},
     [HTTP_FIELD_IF_MODIFIED_SINCE] = {"if-modified-since", false},
     [HTTP_FIELD_PDMODE] = {"x-tt-pdmode", false},
+    [HTTP_FIELD_CONTENT_RANGE] = {"content-range", false},
 };
 
 static const unsigned char field_lengths[HTTP_FIELD_COUNT] = {
@@ -245,6 +246,7 @@ static const unsigned char field_lengths[HTTP_FIELD_COUNT] = {
     [HTTP_FIELD_IF_NONE_MATCH] = sizeof("if-none-match") - 1,
     [HTTP_FIELD_IF_MODIFIED_SINCE] = sizeof("if-modified-since") - 1,
     [HTTP_FIELD_PDMODE] = sizeof("x-tt-pdmode") - 1,
+    [HTTP_FIELD_CONTENT_RANGE] = sizeof("content-range") - 1,
 };
 
 /* What llhttp's calls leave behind. */

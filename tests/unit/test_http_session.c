@@ -465,10 +465,9 @@ static void a_file_that_cannot_be_written_is_a_refusal(void **state)
         unsigned status;
         const char *body;
     } rows[] = {
-        {-ENOSPC, 507, "Insufficient Storage\n"},
-        {-ENOMEM, 503, "Service Unavailable\n"},
-        {-EROFS, 503, "Service Unavailable\n"},
-        {-EIO, 500, "Internal Server Error\n"},
+        {-ENOSPC, 507, "Insufficient Storage\n"}, {-ENOMEM, 503, "Service Unavailable\n"},
+        {-EMFILE, 503, "Service Unavailable\n"},  {-ENFILE, 503, "Service Unavailable\n"},
+        {-EROFS, 503, "Service Unavailable\n"},   {-EIO, 500, "Internal Server Error\n"},
     };
 
     (void)state;
@@ -612,6 +611,10 @@ static void small_bodies_of_refused_requests_are_dropped_and_never_read(void **s
         {"PUT /-/x HTTP/1.1\r\n" HOST "Content-Length: 26\r\n\r\nGET /evil HTTP/1.1\r\nH: a\r\n",
          404},
         {"PUT /k HTTP/1.1\r\n" HOST "Content-Type: a\tb\r\nContent-Length: 4\r\n\r\n\r\n\r\n", 400},
+        {"PUT /k HTTP/1.1\r\n" HOST
+         "Content-Range: bytes 4-7/9\r\nContent-Length: 4\r\n\r\n\r\n\r\n",
+         400},
+        {"PUT /k HTTP/1.1\r\n" HOST "content-range:\r\nContent-Length: 4\r\n\r\n\r\n\r\n", 400},
     };
     struct conn c;
 
