@@ -172,6 +172,35 @@ static void a_value_without_its_file_is_damaged_not_absent(void **state)
     free(value);
 }
 
+static void count_key(struct slice key, void *arg)
+{
+    (void)key;
+    ++*(unsigned *)arg;
+}
+
+/* The full text of a long key stands in its record only; its value is not needed for that. */
+static void a_long_key_is_listed_whatever_became_of_its_value(void **state)
+{
+    struct store_fixture *f = *state;
+    char *value = pattern(STORE_SPOOL_MIN + 1, 2);
+    unsigned keys = 0;
+    char key[601];
+
+    memset(key, 'k', 600);
+    key[600] = '\0';
+    assert_int_equal(store_open(f), 0);
+    assert_int_equal(put_big(f, key, value, STORE_SPOOL_MIN + 1).status, STORE_OK);
+    store_shut(f);
+    assert_int_equal(unlink(store_path(f, "big/0000000000000001.val")), 0);
+    log_set_level(LOG_ERROR + 1);
+    assert_int_equal(store_open(f), 0);
+    assert_int_equal(
+        store_scan_keys(f->store, slice_of(NULL, 0), false, slice_of(NULL, 0), 9, count_key, &keys),
+        0);
+    assert_int_equal(keys, 1);
+    free(value);
+}
+
 static void an_empty_spooled_value_leaves_no_file(void **state)
 {
     struct store_fixture *f = *state;
@@ -498,6 +527,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(an_upload_under_way_at_a_crash_does_not_cost_a_finished_one),
         T(a_value_without_its_file_is_damaged_not_absent),
+        T(a_long_key_is_listed_whatever_became_of_its_value),
         T(an_empty_spooled_value_leaves_no_file),
         T(a_value_whose_sync_failed_is_there_whole_or_not_at_all),
         T(a_sync_that_fails_at_the_stop_begins_a_new_history),

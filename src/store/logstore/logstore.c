@@ -102,7 +102,7 @@ static int full_key(void *ctx, const struct entry *e, struct buf *out)
 {
     struct record *r = malloc(sizeof(*r));
     void *owned = NULL;
-    int rc = r == NULL ? -ENOMEM : reader_load(ctx, e, r, &owned);
+    int rc = r == NULL ? -ENOMEM : reader_load_record(ctx, e, r, &owned);
 
     if (rc == 0)
         rc = buf_add_slice(out, r->key);

@@ -336,9 +336,12 @@ int checkpoint_meta(struct logstore *ls, struct index_meta *meta, struct buf *ro
 /* ---- reader.c ---- */
 
 bool reader_get(struct store_port *port, struct store_get *get);
-/* Reads and checks a whole record by file. 0, -EUCLEAN when it is damaged, -errno; *owned is to be
- * freed. */
+/* Reads and checks a whole record by file, with a value that lies in a file of its own. 0, -EUCLEAN
+ * when it is damaged, -errno, logged; *owned is to be freed. */
 int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned);
+/* The same without such a value. */
+int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out,
+                       void **owned);
 
 /* ---- big.c: values in files of their own ---- */
 

@@ -434,7 +434,7 @@ bool reader_get(struct store_port *port, struct store_get *get)
 
 /* ---- with waiting ---- */
 
-/* Adds the value of a file of its own behind the record's bytes. */
+/* Adds the value of a file of its own behind the record's bytes, of which there are `length`. */
 static int load_big(struct logstore *ls, struct record *out, char **memory, size_t length)
 {
     struct big_file *big;
@@ -463,7 +463,7 @@ out:
     return rc;
 }
 
-int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
+int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
 {
     struct segment *s = log_hold_segment(ls, e->segment);
     size_t room = e->length > 0 ? e->length : RECORD_HEAD_MAX + RECORD_KEY_MAX;
@@ -478,8 +478,6 @@ int reader_load(struct logstore *ls, const struct entry *e, struct record *out, 
             rc = (int)len;
         else if (record_decode(slice_of(memory, (size_t)len), out, &used) != RECORD_DONE)
             rc = -EUCLEAN;
-        else if (out->big_bytes > 0)
-            rc = load_big(ls, out, &memory, room);
     }
     if (rc != 0) {
         log_error("cannot read the record in segment %u at offset %u: %s", e->segment, e->offset,
@@ -489,6 +487,23 @@ int reader_load(struct logstore *ls, const struct entry *e, struct record *out, 
     }
     if (s != NULL)
         segment_unref(s);
+    *owned = memory;
+    return rc;
+}
+
+int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
+{
+    char *memory;
+    int rc = reader_load_record(ls, e, out, owned);
+
+    if (rc != 0 || out->big_bytes == 0)
+        return rc;
+    memory = *owned;
+    rc = load_big(ls, out, &memory, e->length); /* says what is wrong itself */
+    if (rc != 0) {
+        free(memory);
+        memory = NULL;
+    }
     *owned = memory;
     return rc;
 }
