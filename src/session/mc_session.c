@@ -7,10 +7,12 @@
  *
  * Every step takes what it can of the input and leaves the session between two steps; a step that
  * cannot go on yet says why (enum mc_wait), and ready() looks whether that is over.
+ *
+ * Between two requests nothing is to be remembered but the protocol: then the session is freed, and
+ * the connection rests on one that all share, so that idle connections cost no memory here.
  */
 #include "session/mc_session.h"
 
-#include <errno.h>
 #include <stdlib.h>
 
 #include "base/version.h"
@@ -19,6 +21,14 @@
 static const struct slice line_ok = {"OK\r\n", 4};
 static const struct slice line_version = {"VERSION " TT_VERSION "\r\n",
                                           sizeof("VERSION " TT_VERSION "\r\n") - 1};
+
+/* Only its address and its protocol count; nothing writes to it. */
+static struct session resting = {&mc_text_protocol};
+
+static bool is_resting(const struct conn *c)
+{
+    return conn_session(c) == &resting;
+}
 
 void mc_wait_for(struct mc_session *s, enum mc_wait reason)
 {
@@ -169,11 +179,42 @@ static void tell_net(struct mc_session *s)
     }
 }
 
+/* The connection's own session, made anew if it rested. NULL: no memory. */
+static struct mc_session *session_awake(struct conn *c)
+{
+    struct mc_session *s;
+
+    if (!is_resting(c))
+        return conn_session(c);
+    s = malloc(sizeof(*s));
+    if (s == NULL)
+        return NULL;
+    *s = (struct mc_session){.head.protocol = &mc_text_protocol, .conn = c};
+    conn_set_session(c, s);
+    return s;
+}
+
+/* Frees a session that has nothing to remember; what the client has sent of the next request is
+ * net's to keep. */
+static void rest_if_clean(struct mc_session *s)
+{
+    if (s->phase != MC_PHASE_LINE || s->wait != MC_WAIT_NONE || s->closing || s->partial ||
+        s->busy || s->body != NULL || !mc_is_idle(s))
+        return;
+    conn_set_session(s->conn, &resting);
+    free(s);
+}
+
 static size_t mc_input(struct conn *c, struct slice in)
 {
-    struct mc_session *s = conn_session(c);
+    struct mc_session *s = session_awake(c);
     size_t used = 0;
 
+    if (s == NULL) {
+        counter_add(session_worker_of(c)->counters, COUNTER_STORE_NO_MEMORY, 1);
+        conn_abort(c);
+        return in.len;
+    }
     while (used < in.len && s->wait == MC_WAIT_NONE && !s->closing) {
         uint8_t phase = s->phase;
         size_t n;
@@ -189,6 +230,7 @@ static size_t mc_input(struct conn *c, struct slice in)
         used += n;
     }
     tell_net(s);
+    rest_if_clean(s);
     return used;
 }
 
@@ -212,6 +254,8 @@ static void mc_ready(struct conn *c)
 {
     struct mc_session *s = conn_session(c);
 
+    if (is_resting(c))
+        return;
     mc_answer_read(s);
     mc_answer_pending(s);
     tell_net(s);
@@ -222,34 +266,34 @@ static void mc_ready(struct conn *c)
         s->wait = MC_WAIT_NONE;
         conn_resume(c);
     }
+    rest_if_clean(s);
 }
 
 static int mc_open(struct conn *c)
 {
-    struct mc_session *s = calloc(1, sizeof(*s));
-
-    if (s == NULL)
-        return -ENOMEM;
-    s->head.protocol = &mc_text_protocol;
-    s->conn = c;
-    conn_set_session(c, s);
+    conn_set_session(c, &resting);
     return 0;
 }
 
 static void mc_end_of_input(struct conn *c)
 {
-    mc_close(conn_session(c));
+    if (is_resting(c))
+        conn_close_when_sent(c);
+    else
+        mc_close(conn_session(c));
 }
 
 static void mc_closed(struct conn *c)
 {
     struct mc_session *s = conn_session(c);
 
-    mc_forget_pending(s);
-    mc_forget_read(s);
-    mc_forget_body(s);
+    if (!is_resting(c)) {
+        mc_forget_pending(s);
+        mc_forget_read(s);
+        mc_forget_body(s);
+        free(s);
+    }
     conn_set_session(c, NULL);
-    free(s);
 }
 
 const struct session_protocol mc_text_protocol = {
