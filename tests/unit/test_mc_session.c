@@ -675,6 +675,34 @@ static void quit_waits_for_what_was_asked_before(void **state)
     conn_gone(&c);
 }
 
+static void a_connection_between_requests_has_no_memory_of_its_own(void **state)
+{
+    struct session *resting;
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    say(&c, "version\r\n");
+    EXPECT(&c, "VERSION " TT_VERSION "\r\n");
+    resting = c.session;
+    say(&c, "set a 0 0 3\r\nab");
+    assert_ptr_not_equal(c.session, resting);
+    say(&c, "c\r\n");
+    assert_ptr_not_equal(c.session, resting);
+    finish_writes(&c, 1);
+    EXPECT(&c, "STORED\r\n");
+    assert_ptr_equal(c.session, resting);
+    say(&c, "ge");
+    assert_ptr_equal(c.session, resting);
+    fake.reads_are_cold = true;
+    say(&c, "t a\r\n");
+    assert_ptr_not_equal(c.session, resting);
+    finish_read(&c);
+    EXPECT(&c, "VALUE a 0 3\r\nabc\r\nEND\r\n");
+    assert_ptr_equal(c.session, resting);
+    conn_gone(&c);
+}
+
 static void a_browser_is_hung_up_on(void **state)
 {
     struct conn c;
@@ -792,6 +820,7 @@ int main(void)
         TEST(a_record_that_cannot_be_read_is_not_a_miss),
         TEST(while_the_index_is_rebuilt_only_readiness_answers),
         TEST(quit_waits_for_what_was_asked_before),
+        TEST(a_connection_between_requests_has_no_memory_of_its_own),
         TEST(a_browser_is_hung_up_on),
         TEST(a_half_closed_connection_gets_its_answers),
         TEST(a_connection_may_go_at_any_time),
