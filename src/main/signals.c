@@ -10,7 +10,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+
+/* A stop that comes again sooner is the same one: timeout(1) and some supervisors signal both the
+ * process and its group. */
+#define SAME_STOP_MS 1000
 
 /* Tells the thread to end; nobody else sends it. */
 #define SIGNAL_END SIGUSR2
@@ -22,7 +27,8 @@ static struct {
     void (*on_exit)(void);
     sigset_t set;
     bool serving;
-    int stop; /* the signal that asked for it; 0: none */
+    int stop;        /* the signal that asked for it; 0: none */
+    int64_t stop_ms; /* when it came, monotonic */
     bool ending;
 } signals = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -31,20 +37,22 @@ static const char *stop_name(int signal)
     return signal == SIGINT ? "SIGINT" : "SIGTERM";
 }
 
-/* SIGTERM or SIGINT. Returns only if this is the first while serving. */
+/* SIGTERM or SIGINT. Returns only while serving, if this is the first or belongs to it. */
 static void take_stop(int signal)
 {
-    bool first, serving;
+    int64_t now_ms = clock_mono_ms();
+    bool serving, patient;
 
     pthread_mutex_lock(&signals.mutex);
     serving = signals.serving;
-    first = signals.stop == 0;
-    if (serving && first) {
+    if (serving && signals.stop == 0) {
         signals.stop = signal;
+        signals.stop_ms = now_ms;
         pthread_cond_signal(&signals.changed);
     }
+    patient = serving && now_ms - signals.stop_ms < SAME_STOP_MS;
     pthread_mutex_unlock(&signals.mutex);
-    if (serving && first)
+    if (patient)
         return;
     if (serving)
         log_warn("%s came again: exiting at once; the next start recovers what is on disk",

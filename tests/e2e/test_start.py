@@ -244,7 +244,7 @@ def test_a_request_under_way_is_finished_before_the_end(server):
     assert server.wait() == 0
 
 
-def test_a_second_signal_ends_at_once(new_server, monkeypatch):
+def test_a_later_signal_ends_at_once(new_server, monkeypatch):
     # Threads are not joined then, which ThreadSanitizer would call a leak.
     earlier = os.environ.get("TSAN_OPTIONS", "")
     monkeypatch.setenv("TSAN_OPTIONS", f"{earlier}:report_thread_leaks=0")
@@ -254,9 +254,27 @@ def test_a_second_signal_ends_at_once(new_server, monkeypatch):
         eventually(lambda: server.stats()["curr_connections"] == "2", "the first bytes are there")
         server.signal(signal.SIGTERM)
         eventually(lambda: "stopping on" in server.output(), "stopping")
-        server.signal(signal.SIGTERM)
+
+        def insist():
+            server.signal(signal.SIGTERM)
+            return "exiting at once" in server.output()
+
+        eventually(insist, "impatience is understood")
         assert server.wait() == 1
-    assert "exiting at once" in server.output()
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(server):
+    """As timeout(1) sends it: to the process and to its group."""
+    with server.connect() as c:
+        c.send(b"set k 0 0 10\r\nfirst")
+        eventually(lambda: server.stats()["curr_connections"] == "2", "the first bytes are there")
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
+        eventually(lambda: "stopping on" in server.output(), "stopping")
+        c.send(b"again\r\n")
+        assert c.until(b"\r\n") == b"STORED\r\n"
+    assert server.wait() == 0
 
 
 def test_signals_without_a_meaning_are_borne(server):
