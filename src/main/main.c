@@ -6,6 +6,7 @@
  * wrong usage, the reason is on stderr.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 #include "main/server.h"
 #include "main/signals.h"
 
-enum { MESSAGE_MAX = 1024 };
+enum { MESSAGE_MAX = 1024, OWN_MAPPING_MIN = 512 * 1024, TRIM_MIN = 4 * 1024 * 1024 };
 
 static int print_help(void)
 {
@@ -57,6 +58,14 @@ static int run(const struct options *options)
     return status;
 }
 
+/* Memory of big bodies goes back to the system when they are done. By itself glibc raises these
+ * limits with the first big block that is freed, and keeps what a crowd of uploads left. */
+static void return_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_MIN);
+    mallopt(M_TRIM_THRESHOLD, TRIM_MIN);
+}
+
 int main(int argc, char *argv[])
 {
     char message[MESSAGE_MAX];
@@ -64,6 +73,7 @@ int main(int argc, char *argv[])
     int status = EXIT_FAILED;
     int rc;
 
+    return_memory();
     if (!options_parse(argc, argv, &options, message, sizeof(message))) {
         fprintf(stderr, "ttserver: %s\ntry ttserver --help\n", message);
         return EXIT_USAGE;
