@@ -493,10 +493,9 @@ int options_help(struct buf *out)
         }
     }
     if (rc == 0)
-        rc =
-            buf_printf(out, "\nSIGTERM and Ctrl-C stop the server cleanly; it waits up to 10 s for "
-                            "clients in\nthe middle of a request. A second one, a second later or "
-                            "more, stops it at once.\nSIGHUP opens the log file anew. Exit status: "
-                            "0 stopped cleanly, 1 failed,\n2 wrong usage.\n");
+        rc = buf_printf(out, "\nSIGTERM and Ctrl-C stop the server cleanly; it waits up to 10 s "
+                             "for clients in\nthe middle of a request. A second one, a second "
+                             "later or more, stops it at\nonce. SIGHUP opens the log file anew. "
+                             "Exit status: 0 stopped cleanly, 1 failed,\n2 wrong usage.\n");
     return rc;
 }
