@@ -9,8 +9,8 @@
  *
  * SIGTERM and SIGINT: before signals_serving() the process ends at once with status 1 (the data on
  * disk stands that, as it stands a crash); afterwards the first one is reported by signals_wait(),
- * and one that comes a second later or more ends the process at once with status 1. SIGHUP opens the
- * log file anew. SIGPIPE is ignored, and so is SIGUSR1.
+ * and one that comes a second later or more ends the process at once with status 1. SIGHUP opens
+ * the log file anew. SIGPIPE is ignored, and so is SIGUSR1.
  */
 #ifndef MAIN_SIGNALS_H
 #define MAIN_SIGNALS_H
