@@ -116,8 +116,10 @@ static void check_counter(struct store_fixture *f, const char *key, int64_t sum,
     struct record rec = look(f, key);
 
     assert_int_equal(rec.kind, RECORD_COUNTER);
-    assert_int_equal(rec.slot_count, 1);
-    assert_int_equal(rec.slots[0].sum, sum);
+    /* A copied directory is a new writer with a slot of its own. */
+    for (unsigned i = 0; i < rec.slot_count; i++)
+        sum -= rec.slots[i].sum;
+    assert_int_equal(sum, 0);
     assert_int_equal(rec.expires_ms, expires_ms);
 }
 

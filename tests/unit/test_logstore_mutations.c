@@ -152,7 +152,7 @@ static void change_believably(struct segment_file *s, struct random *r)
         size_t where = OFF_KIND + random_below(r, head - OFF_KIND);
 
         p[where] = random_below(r, 3) == 0 ? (unsigned char)random_u64(r)
-                                           : (unsigned char)(p[where] ^ 1u << random_below(r, 8));
+                                           : (unsigned char)(p[where] ^ (1u << random_below(r, 8)));
     }
     head = RECORD_HEAD_FIXED + get_u16le(p + 14);
     if (head > left)

@@ -138,6 +138,16 @@ static int make_folders(struct logstore *ls)
     return rc;
 }
 
+/* Kept open: syncing a name must not need a descriptor that may not be there. */
+static int open_log_dir(struct logstore *ls)
+{
+    char *path = directory_path(ls, "log");
+
+    ls->log_dir_fd = path == NULL ? -ENOMEM : io_open(path, O_RDONLY | O_DIRECTORY, 0);
+    free(path);
+    return ls->log_dir_fd < 0 ? ls->log_dir_fd : 0;
+}
+
 int directory_open(struct logstore *ls, bool *is_new)
 {
     bool has_store = false;
@@ -155,6 +165,8 @@ int directory_open(struct logstore *ls, bool *is_new)
     if (rc == 0)
         rc = make_folders(ls);
     if (rc == 0)
+        rc = open_log_dir(ls);
+    if (rc == 0)
         rc = directory_segments(ls, &numbers, &count);
     free(numbers);
     if (rc == 0 && !has_store && count > 0) {
@@ -165,8 +177,24 @@ int directory_open(struct logstore *ls, bool *is_new)
     return rc;
 }
 
+int directory_note(struct logstore *ls)
+{
+    struct identity id = ls->id;
+    int rc;
+
+    pthread_mutex_lock(&ls->store_mutex);
+    id.last_segment = (uint32_t)atomic_load(&ls->log.active_number);
+    id.sync_failed = atomic_load(&ls->read_only);
+    rc = identity_write(ls->dir, &id);
+    pthread_mutex_unlock(&ls->store_mutex);
+    return rc;
+}
+
 void directory_close(struct logstore *ls)
 {
+    if (ls->log_dir_fd >= 0)
+        close(ls->log_dir_fd);
+    ls->log_dir_fd = -1;
     if (ls->lock_fd >= 0)
         close(ls->lock_fd);
     ls->lock_fd = -1;

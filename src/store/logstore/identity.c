@@ -32,6 +32,7 @@ static void add_text(struct buf *out, const struct identity *id)
         (void)buf_printf(out, "%02x", id->uuid[i]);
     (void)buf_printf(out, "\nnode %u\nepoch %" PRIu32 "\nsync %s\nsync-failed %d\n", id->node,
                      id->epoch, sync_names[id->sync], id->sync_failed);
+    (void)buf_printf(out, "segments %" PRIu32 "\n", id->last_segment);
     (void)buf_printf(out, "device %" PRIu64 "\ninode %" PRIu64 "\nmachine %s\n", id->device,
                      id->inode, id->machine);
     for (unsigned i = 0; i < id->history_count; i++)
@@ -52,6 +53,20 @@ int identity_write(const char *dir, const struct identity *id)
         rc = io_replace_file(dir, "STORE", text.data, text.len);
     buf_free(&text);
     return rc;
+}
+
+bool identity_same(const struct identity *a, const struct identity *b)
+{
+    struct buf text_a = {0};
+    struct buf text_b = {0};
+    bool same;
+
+    add_text(&text_a, a);
+    add_text(&text_b, b);
+    same = text_a.len > 0 && slice_equal(buf_slice(&text_a), buf_slice(&text_b));
+    buf_free(&text_a);
+    buf_free(&text_b);
+    return same;
 }
 
 /* ---- reading ---- */
@@ -122,6 +137,8 @@ static bool read_field(struct slice name, struct slice value, struct identity *o
         return read_history(value, out);
     if (slice_is(name, "epoch"))
         return parse_u32(value, &out->epoch);
+    if (slice_is(name, "segments"))
+        return parse_u32(value, &out->last_segment);
     if (slice_is(name, "device"))
         return parse_u64(value, &out->device);
     if (slice_is(name, "inode"))

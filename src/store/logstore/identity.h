@@ -30,7 +30,9 @@ struct history {
 struct identity {
     unsigned char uuid[16];
     uint16_t node;
-    uint32_t epoch;       /* of the present writer */
+    uint32_t epoch; /* of the present writer */
+    uint32_t
+        last_segment;     /* every segment up to this number was begun: its header is on the disk */
     enum store_sync sync; /* of the last run */
     bool sync_failed;     /* the last run ended with a failed fdatasync */
     uint64_t device;      /* of the file `lock`: another one means that the directory was copied */
@@ -46,6 +48,9 @@ int identity_read(const char *dir, struct identity *out);
 
 /* Replaces DIR/STORE durably. 0 or -errno. */
 int identity_write(const char *dir, const struct identity *id);
+
+/* True if both would be written alike. */
+bool identity_same(const struct identity *a, const struct identity *b);
 
 /* Random bytes, and a new store's identity (history from seq 1). 0 or -errno. */
 int identity_random(void *out, size_t len);

@@ -277,22 +277,6 @@ static int sync_segment(struct logstore *ls, uint32_t number)
     return rc;
 }
 
-/* The names of new segments. */
-static int sync_names(struct logstore *ls)
-{
-    char *path;
-    int rc;
-
-    if (!atomic_exchange(&ls->log.dir_unsynced, false))
-        return 0;
-    path = directory_path(ls, "log");
-    rc = path == NULL ? -ENOMEM : io_sync_dir(path);
-    free(path);
-    if (rc != 0)
-        writer_fail(ls, rc, "the log's directory");
-    return rc;
-}
-
 static int sync_locked(struct logstore *ls)
 {
     struct log *log = &ls->log;
@@ -303,12 +287,10 @@ static int sync_locked(struct logstore *ls)
 
     if (atomic_load(&ls->read_only))
         return -EROFS;
-    if (seq == atomic_load(&ls->marks.synced_seq) && !atomic_load(&log->dir_unsynced))
+    if (seq == atomic_load(&ls->marks.synced_seq))
         return 0;
     for (uint32_t n = atomic_load(&log->first_unsynced); rc == 0 && n <= last; n++)
         rc = sync_segment(ls, n);
-    if (rc == 0)
-        rc = sync_names(ls);
     if (rc != 0)
         return rc;
     atomic_store(&log->first_unsynced, last);
@@ -381,6 +363,19 @@ static int create_file(const char *path)
     return fd;
 }
 
+/* The new file's header and name are on the disk before a record goes into it: whatever stands
+ * there later without a good header is damage. */
+static int settle_file(struct logstore *ls, int fd, const char *path)
+{
+    int rc = io_fdatasync(fd);
+
+    if (rc == 0)
+        rc = io_fsync(ls->log_dir_fd);
+    if (rc != 0)
+        writer_fail(ls, rc, path);
+    return rc;
+}
+
 /* The closed segment keeps its records only, not the zeros behind them. */
 static void close_active(struct logstore *ls)
 {
@@ -408,6 +403,8 @@ int log_rotate(struct logstore *ls)
     if (rc == 0)
         rc = write_header(ls, fd, number, &length);
     if (rc == 0)
+        rc = settle_file(ls, fd, path);
+    if (rc == 0)
         rc = segment_new(number, fd, path, ls->config.segment_bytes, &s);
     if (rc == 0)
         rc = log_publish_segment(ls, s);
@@ -427,8 +424,11 @@ int log_rotate(struct logstore *ls)
     s->header_bytes = (uint32_t)length;
     atomic_store(&s->trusted_from, 0);
     close_active(ls);
-    atomic_store(&log->dir_unsynced, true);
     log_continue(ls, s, length, length);
+    /* Without it (a full disk) the check at the next start knows one segment less. */
+    rc = directory_note(ls);
+    if (rc != 0)
+        complain(log, rc, "note a new segment in STORE of", ls->dir);
     background_wake(ls);
     return 0;
 }

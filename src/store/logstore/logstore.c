@@ -268,6 +268,7 @@ static void free_store(struct logstore *ls)
     pthread_cond_destroy(&ls->start_changed);
     pthread_mutex_destroy(&ls->start_mutex);
     pthread_mutex_destroy(&ls->scan_mutex);
+    pthread_mutex_destroy(&ls->store_mutex);
     grace_fini(&ls->grace);
     free(ls->dir);
     free(ls);
@@ -336,7 +337,8 @@ static struct logstore *new_store(const struct store_config *config)
     ls->config = *config;
     if (ls->config.checkpoint_entries == 0)
         ls->config.checkpoint_entries = CHECKPOINT_ENTRIES;
-    ls->lock_fd = -1;
+    ls->lock_fd = ls->log_dir_fd = -1;
+    pthread_mutex_init(&ls->store_mutex, NULL);
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);
     grace_add(&ls->grace, &ls->scan_grace);

@@ -66,7 +66,6 @@ struct log {
     unsigned piece_count;
     int complaint; /* the last failure that was logged, and when (monotonic) */
     int64_t complained_ms;
-    _Atomic bool dir_unsynced;       /* a new segment's name is not durable yet */
     _Atomic uint32_t first_unsynced; /* segments below this number are on the disk */
     pthread_mutex_t sync_mutex;      /* one log_sync() at a time; before fill_mutex */
     /* finding a segment outside grace, against its retirement; taken last */
@@ -107,6 +106,8 @@ struct logstore {
     struct store_config config;
     char *dir;
     int lock_fd;
+    pthread_mutex_t store_mutex; /* over the writing of STORE; nothing is taken under it */
+    int log_dir_fd;              /* the folder log/, for syncing names without a new descriptor */
     struct identity id;
     _Atomic int state;         /* enum store_state */
     _Atomic unsigned progress; /* percent of a rebuild */
@@ -387,6 +388,9 @@ int recover_run(struct logstore *ls);
  * or -errno, logged. */
 int directory_open(struct logstore *ls, bool *is_new);
 void directory_close(struct logstore *ls);
+/* Writes STORE as things stand: the newest segment, a failed sync. Once the start is over; any
+ * thread. 0 or -errno. */
+int directory_note(struct logstore *ls);
 /* Numbers of the segment files, ascending; malloc'd. 0 or -errno. */
 int directory_segments(struct logstore *ls, uint32_t **numbers, size_t *count);
 /* Path DIR/NAME; malloc'd, NULL when memory is short. */

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -62,6 +63,7 @@ static int load_identity(struct recovery *rc, bool *renew)
         log_info("the data directory %s was copied or moved: it begins a new history", ls->dir);
         *renew = true;
     }
+    rc->on_disk = ls->id;
     ls->id.device = place.device;
     ls->id.inode = place.inode;
     memcpy(ls->id.machine, place.machine, sizeof(place.machine));
@@ -128,24 +130,52 @@ static int read_header(struct recovery *rc, size_t i, struct segment_header *h, 
     return 0;
 }
 
-/* The last segment has no header. If a crash came before its first sync, it holds nothing and
- * goes; a good record in it proves that the header was there. */
+/* Puts a file that is not of the log any more, but not empty, into tmp/. 0 or -errno. */
+static int put_aside(struct recovery *rc, struct segment *s)
+{
+    char *to;
+    int result;
+
+    if (asprintf(&to, "%s/tmp/headless-%08u.seg", rc->ls->dir, s->number) == -1)
+        return -ENOMEM;
+    result = io_rename(s->path, to);
+    log_warn("moved %s to %s: it has no header and was never begun", s->path, to);
+    free(to);
+    return result;
+}
+
+/* A last segment without a header: a crash came while it was being made. STORE knows those whose
+ * header was on the disk: there a bad header is damage. */
 static int drop_headless(struct recovery *rc, size_t i)
 {
     struct segment *s = rc->segments[i];
     int result;
 
-    if (i + 1 != rc->count)
+    if (i + 1 != rc->count || s->number <= rc->ls->id.last_segment)
         return bad_segment(s, "has a damaged header");
+    if (i > 0 && s->number != rc->numbers[i - 1] + 1)
+        return bad_segment(s, "does not follow the segment before it: a file is missing");
     result = tail_holds_records(s);
     if (result != 0)
         return result < 0 ? result : bad_segment(s, "has a damaged header");
-    log_info("removing %s: it was never begun", s->path);
-    result = io_unlink(s->path);
+    result = put_aside(rc, s);
     segment_unref(s);
     rc->segments[i] = NULL;
     rc->count--;
     return result;
+}
+
+/* The newest segments cannot go missing unseen either. */
+static int check_last_segment(struct recovery *rc)
+{
+    uint32_t last = rc->count > 0 ? rc->numbers[rc->count - 1] : 0;
+
+    if (last >= rc->ls->id.last_segment)
+        return 0;
+    log_error("the log of %s ends at segment %u, but segment %u was begun: files are missing; not "
+              "starting. Put them back from a backup or a peer's copy, or repair the store offline",
+              rc->ls->dir, last, rc->ls->id.last_segment);
+    return -EUCLEAN;
 }
 
 /* Opens segment i and checks its header. 0; 1: it was never begun and is gone; -errno. */
@@ -178,7 +208,9 @@ static int open_segments(struct recovery *rc)
     for (size_t i = 0; result == 0 && i < rc->count; i++)
         result = take_segment(rc, i, room);
     free(room);
-    return result == 1 ? 0 : result;
+    if (result == 1)
+        result = 0;
+    return result != 0 ? result : check_last_segment(rc);
 }
 
 /* ---- 3: index ---- */
@@ -296,6 +328,7 @@ static int handle_bad_spot(struct recovery *rc, size_t i, uint64_t offset)
 static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tail)
 {
     *tail = offset;
+    rc->replay_from = at;
     for (size_t i = at; i < rc->count; i++) {
         uint64_t end = atomic_load(&rc->segments[i]->end);
 
@@ -367,7 +400,9 @@ static int save_identity(struct recovery *rc, bool renew)
     }
     ls->id.sync = ls->config.sync;
     ls->id.sync_failed = false;
-    if (result == 0)
+    ls->id.last_segment = rc->count > 0 ? rc->numbers[rc->count - 1] : 0;
+    /* As it is on the disk it may stay: a full disk does not hinder a start without news. */
+    if (result == 0 && !identity_same(&ls->id, &rc->on_disk))
         result = identity_write(ls->dir, &ls->id);
     if (result != 0)
         log_error("cannot write %s/STORE: %s", ls->dir, strerror(-result));
@@ -437,8 +472,10 @@ static int run(struct recovery *rc)
     int64_t start_ms = clock_mono_ms();
     int result = load_identity(rc, &renew);
 
-    if (result == 0 && rc->is_new)
+    if (result == 0 && rc->is_new) {
         result = identity_write(ls->dir, &ls->id);
+        rc->on_disk = ls->id;
+    }
     if (result == 0)
         result = open_segments(rc);
     if (result == 0)

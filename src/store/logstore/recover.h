@@ -11,13 +11,15 @@
 struct recovery {
     struct logstore *ls;
     bool is_new;
-    bool rebuild;      /* the index starts empty */
-    uint32_t *numbers; /* segment files, ascending */
+    struct identity on_disk; /* what STORE says */
+    bool rebuild;            /* the index starts empty */
+    uint32_t *numbers;       /* segment files, ascending */
     size_t count;
     struct segment **segments; /* the same, opened; published to readers too */
     uint64_t seq;              /* last record applied */
     bool clean;                /* that was the mark of a clean stop */
     bool cut;                  /* a torn tail was cut off */
+    size_t replay_from;        /* segments from here on are not known to be synced */
     uint64_t total_bytes;      /* to be replayed, for the progress shown */
     uint64_t done_bytes;
     uint64_t *big_named; /* files named by replayed records */

@@ -100,7 +100,11 @@ static int settle(struct recovery *rc, size_t i, uint64_t offset)
     struct delta *next = delta_new(0);
     struct index_meta meta;
     struct buf vectors = {0};
-    int result = next == NULL ? -ENOMEM : io_fdatasync(rc->segments[i]->fd);
+    int result = next == NULL ? -ENOMEM : 0;
+
+    for (size_t n = rc->replay_from; result == 0 && n <= i; n++)
+        result = io_fdatasync(rc->segments[n]->fd);
+    rc->replay_from = i;
 
     ls->log.tail = offset;
     ls->log.tail_seq = rc->seq;

@@ -68,14 +68,28 @@ static bool find_record(struct slice *rest, struct record *r)
     return false;
 }
 
-/* Looks for a good record that was written knowing that `seq` was on the disk. */
-static bool proves_synced(const char *data, size_t len, uint64_t seq)
+/* Could this record stand in this log, at most `most` records behind the bad one? A value may hold
+ * bytes that look like a record, of another store's log for example. */
+static bool is_plausible(const struct recovery *rc, const struct record *r, uint64_t most)
+{
+    const struct vectors *v = &rc->ls->vectors;
+    uint32_t first_epoch = v->count > 0 ? v->held[0].epoch : rc->ls->id.epoch;
+
+    for (unsigned i = 1; i < v->count; i++)
+        if (v->held[i].epoch < first_epoch)
+            first_epoch = v->held[i].epoch;
+    return r->seq > rc->seq + 1 && r->seq - rc->seq - 1 <= most && r->logged.epoch >= first_epoch &&
+           r->logged.epoch <= rc->ls->id.epoch;
+}
+
+/* Looks for a good record that was written knowing that the bad one was on the disk. */
+static bool proves_synced(const struct recovery *rc, const char *data, size_t len, uint64_t most)
 {
     struct slice rest = slice_of(data, len);
     struct record r;
 
     while (find_record(&rest, &r))
-        if (r.seq > seq && r.unsynced < r.seq && r.seq - 1 - r.unsynced >= seq)
+        if (is_plausible(rc, &r, most) && r.unsynced < r.seq && r.seq - 1 - r.unsynced > rc->seq)
             return true;
     return false;
 }
@@ -117,7 +131,8 @@ static int report_damage(struct recovery *rc, size_t i, uint64_t offset)
 
 int tail_judge(struct recovery *rc, size_t i, uint64_t offset)
 {
-    uint64_t bad = rc->seq + 1;
+    uint64_t bytes =
+        0; /* from the bad spot on: no more records can stand there than heads fit in */
     bool torn = false;
     int result = 0;
 
@@ -131,8 +146,9 @@ int tail_judge(struct recovery *rc, size_t i, uint64_t offset)
         result =
             load(rc->segments[n], n == i ? offset : rc->segments[n]->header_bytes, &data, &len);
         len = result == 0 ? without_zeros(data, len) : 0;
+        bytes += len;
         torn = torn || len > 0 || n > i;
-        if (result == 0 && len > 0 && proves_synced(data, len, bad))
+        if (result == 0 && len > 0 && proves_synced(rc, data, len, bytes / RECORD_HEAD_FIXED))
             result = report_damage(rc, i, offset);
         free(data);
     }
@@ -185,6 +201,11 @@ int tail_cut(struct recovery *rc, size_t i, uint64_t offset)
     uint64_t bytes;
     int result = dir == NULL ? -ENOMEM : 0;
 
+    /* STORE first: a start in between must not miss what is about to go. */
+    if (result == 0 && rc->count > i + 1) {
+        rc->on_disk.last_segment = rc->ls->id.last_segment = s->number;
+        result = identity_write(rc->ls->dir, &rc->on_disk);
+    }
     while (result == 0 && rc->count > i + 1) {
         struct segment *later = rc->segments[rc->count - 1];
 

@@ -717,13 +717,10 @@ int writer_mark_clean(struct logstore *ls)
 
 void writer_fail(struct logstore *ls, int error, const char *what)
 {
-    struct identity id = ls->id;
-
     if (atomic_exchange(&ls->read_only, true))
         return;
     log_error("cannot sync %s: %s; no more writes are taken until a restart", what,
               strerror(-error));
-    id.sync_failed = true;
-    if (identity_write(ls->dir, &id) != 0)
+    if (directory_note(ls) != 0)
         log_error("cannot note the failed sync in %s/STORE", ls->dir);
 }
