@@ -5,6 +5,7 @@
  * Damage, torn tails and failing disks are in test_logstore_damage.c.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -468,6 +469,32 @@ static void an_abandoned_spool_leaves_nothing(void **state)
     free(piece);
 }
 
+static void uploads_at_a_time_are_bounded(void **state)
+{
+    struct store_fixture *f = *state;
+    struct store_spool *spools[1000];
+    unsigned count = 0;
+    int rc;
+
+    assert_int_equal(store_open(f), 0);
+    do {
+        assert_true(count < 1000);
+        rc = store_spool_open(f->port, slice_str("k"), slice_of(NULL, 0), 9000000, NULL, NULL,
+                              &spools[count]);
+        count += rc == 0;
+    } while (rc == 0);
+    assert_int_equal(rc, -ENOMEM);
+    assert_in_range(count, 100, 500);
+    store_spool_abandon(spools[--count]);
+    assert_int_equal(store_spool_open(f->port, slice_str("k"), slice_of(NULL, 0), 9000000, NULL,
+                                      NULL, &spools[count]),
+                     0);
+    for (unsigned i = 0; i <= count; i++)
+        store_spool_abandon(spools[i]);
+    store_settle(f);
+    assert_int_equal(count_files(store_path(f, "tmp")), 0);
+}
+
 /* ---- listing ---- */
 
 static void collect(struct slice key, void *arg)
@@ -518,6 +545,7 @@ int main(void)
         T(large_values_are_whole_in_every_size_class),
         T(a_big_value_is_spooled_into_a_file_of_its_own),
         T(an_abandoned_spool_leaves_nothing),
+        T(uploads_at_a_time_are_bounded),
         T(keys_are_listed_in_order_from_log_and_index),
     };
 

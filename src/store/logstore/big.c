@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/io.h"
 #include "base/log.h"
@@ -29,6 +30,10 @@
 #include "store/logstore/logstore.h"
 
 #define VERIFY_PIECE (1024u * 1024)
+/* Uploads at a time: each holds a descriptor beside its connection's, out of the 500 that the limit
+ * on connections leaves to everything else. */
+#define SPOOLS_MAX 400
+#define COMPLAINT_MS 10000
 /* Holds a file's bytes up to the end of its key. */
 #define FRONT_ROOM (SEGMENT_HEADER_FIXED + RECORD_HEAD_MAX + RECORD_KEY_MAX)
 
@@ -136,22 +141,29 @@ static void spool_unlink_list(struct store_spool *s)
     *s->at = s->next;
     if (s->next != NULL)
         s->next->at = s->at;
+    s->ls->big.spool_count--;
     pthread_mutex_unlock(&s->ls->big.mutex);
 }
 
-/* Gives the spool a number and enters it among those under way. */
-static void spool_enter(struct store_spool *s)
+/* Gives the spool a number and enters it among those under way. False: there are too many. */
+static bool spool_enter(struct store_spool *s)
 {
     struct logstore *ls = s->ls;
+    bool room;
 
     pthread_mutex_lock(&ls->big.mutex);
-    s->number = ls->big.next_number++;
-    s->next = ls->big.spools;
-    if (s->next != NULL)
-        s->next->at = &s->next;
-    s->at = &ls->big.spools;
-    ls->big.spools = s;
+    room = ls->big.spool_count < SPOOLS_MAX;
+    if (room) {
+        ls->big.spool_count++;
+        s->number = ls->big.next_number++;
+        s->next = ls->big.spools;
+        if (s->next != NULL)
+            s->next->at = &s->next;
+        s->at = &ls->big.spools;
+        ls->big.spools = s;
+    }
     pthread_mutex_unlock(&ls->big.mutex);
+    return room;
 }
 
 static void spool_free(struct store_spool *s)
@@ -169,25 +181,15 @@ static void spool_free(struct store_spool *s)
     free(s);
 }
 
-int big_spool_open(struct store_port *port, struct slice key, struct slice attrs,
-                   uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
-                   struct store_spool **out)
+/* Without a file yet. NULL: no memory. */
+static struct store_spool *spool_new(struct store_port *port, struct slice key, struct slice attrs)
 {
-    struct logstore *ls = logstore_of(port->store);
     struct store_spool *s = calloc(1, sizeof(*s) + key.len + attrs.len);
-    char *path;
 
-    (void)value_bytes; /* of use once the space of all spools is bounded */
-    if (atomic_load(&ls->read_only)) {
-        free(s);
-        return -EROFS;
-    }
     if (s == NULL)
-        return -ENOMEM;
-    s->ls = ls;
+        return NULL;
+    s->ls = logstore_of(port->store);
     s->port = port;
-    s->on_room = on_room;
-    s->arg = arg;
     s->fd = -1;
     s->last = &s->first;
     s->key_len = key.len;
@@ -197,7 +199,42 @@ int big_spool_open(struct store_port *port, struct slice key, struct slice attrs
         memcpy(s->meta, key.ptr, key.len);
     if (attrs.len > 0)
         memcpy(s->meta + key.len, attrs.ptr, attrs.len);
-    spool_enter(s);
+    return s;
+}
+
+/* Every upload may fail while the disk is full: once in a while is enough to know. */
+static void say_no_file(struct logstore *ls, int rc)
+{
+    int64_t now = clock_mono_ms();
+    bool say;
+
+    pthread_mutex_lock(&ls->big.mutex);
+    say = ls->big.complained_ms == 0 || now - ls->big.complained_ms >= COMPLAINT_MS;
+    if (say)
+        ls->big.complained_ms = now;
+    pthread_mutex_unlock(&ls->big.mutex);
+    if (say)
+        log_error("cannot make a file for a big value in %s/tmp: %s", ls->dir, strerror(-rc));
+}
+
+int big_spool_open(struct store_port *port, struct slice key, struct slice attrs,
+                   uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
+                   struct store_spool **out)
+{
+    struct logstore *ls = logstore_of(port->store);
+    struct store_spool *s;
+    char *path;
+
+    (void)value_bytes; /* of use once the space of all spools is bounded */
+    if (atomic_load(&ls->read_only))
+        return -EROFS;
+    s = spool_new(port, key, attrs);
+    if (s == NULL || !spool_enter(s)) {
+        free(s);
+        return -ENOMEM;
+    }
+    s->on_room = on_room;
+    s->arg = arg;
     s->sum = hash_stream_new();
     path = spool_path(ls, s->number);
     s->fd =
@@ -206,7 +243,7 @@ int big_spool_open(struct store_port *port, struct slice key, struct slice attrs
     if (s->fd < 0) {
         int rc = s->fd;
 
-        log_error("cannot make a file for a big value in %s/tmp: %s", ls->dir, strerror(-rc));
+        say_no_file(ls, rc);
         spool_free(s);
         return rc;
     }

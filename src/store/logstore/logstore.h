@@ -171,6 +171,8 @@ struct logstore {
         /* numbers of files that this process wrote or checked, by number */
         uint64_t verified[4096];
         struct store_spool *spools; /* under way */
+        unsigned spool_count;
+        int64_t complained_ms; /* monotonic, of the last message about a file that cannot be made */
         uint64_t next_number;
     } big;
 
