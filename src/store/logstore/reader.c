@@ -434,33 +434,49 @@ bool reader_get(struct store_port *port, struct store_get *get)
 
 /* ---- with waiting ---- */
 
-/* Adds the value of a file of its own behind the record's bytes, of which there are `length`. */
-static int load_big(struct logstore *ls, struct record *out, char **memory, size_t length)
+/* Reads the value of a file of its own to `room` (out->big_bytes bytes). */
+static int read_big(struct logstore *ls, struct record *out, char *room)
 {
     struct big_file *big;
     off_t offset;
     int fd;
-    char *grown;
     int rc = big_open(ls, out->big_file, out->big_bytes, out->big_sum, &big);
 
     if (rc != 0)
         return rc;
-    grown = malloc(length + out->big_bytes);
-    if (grown == NULL) {
-        rc = -ENOMEM;
-        goto out;
+    fd = big_fd(big, &offset);
+    rc = io_read_full(fd, room, out->big_bytes, offset);
+    out->value = slice_of(room, out->big_bytes);
+    big_unref(big);
+    return rc;
+}
+
+int reader_load_value(struct logstore *ls, struct record *out, void **owned)
+{
+    char *memory = malloc(out->big_bytes);
+    int rc = memory == NULL ? -ENOMEM : read_big(ls, out, memory);
+
+    if (rc != 0) {
+        free(memory);
+        memory = NULL;
     }
+    *owned = memory;
+    return rc;
+}
+
+/* Adds the value of a file of its own behind the record's bytes, of which there are `length`. */
+static int load_big(struct logstore *ls, struct record *out, char **memory, size_t length)
+{
+    char *grown = malloc(length + out->big_bytes);
+
+    if (grown == NULL)
+        return -ENOMEM;
     memcpy(grown, *memory, length);
     out->key.ptr = grown + (out->key.ptr - *memory);
     out->attrs.ptr = grown + (out->attrs.ptr - *memory);
     free(*memory);
     *memory = grown;
-    fd = big_fd(big, &offset);
-    rc = io_read_full(fd, grown + length, out->big_bytes, offset);
-    out->value = slice_of(grown + length, out->big_bytes);
-out:
-    big_unref(big);
-    return rc;
+    return read_big(ls, out, grown + length);
 }
 
 int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out, void **owned)

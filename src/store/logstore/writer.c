@@ -144,6 +144,8 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
     *owned = NULL;
     if (!log_find_in_batch(ls, at, out))
         rc = reader_load(ls, e, out, owned);
+    else if (out->big_bytes > 0)
+        rc = reader_load_value(ls, out, owned);
     if (rc == 0 && e->has_touch) {
         /* The register's stamp lies in the touch record; its value is in the entry. */
         struct entry touch = {.segment = e->touch_segment, .offset = e->touch_offset};
@@ -161,6 +163,10 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
         free(touched);
     }
     out->expires_ms = e->expires_ms;
+    if (rc != 0) {
+        free(*owned);
+        *owned = NULL;
+    }
     return rc;
 }
 
