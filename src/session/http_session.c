@@ -19,7 +19,7 @@
 
 #define ALLOW_KEY "Allow: OPTIONS, GET, HEAD, PUT, DELETE\r\n"
 
-/* ---- steering ---- */
+/* ---- flow ---- */
 
 void http_hold(struct http_session *s)
 {
