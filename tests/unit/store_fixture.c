@@ -3,6 +3,7 @@
  */
 #include "store_fixture.h"
 
+#include <dirent.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -222,6 +223,30 @@ struct write_result put_big(struct store_fixture *f, const char *key, const char
     return submit(f, w);
 }
 
+enum store_status add_plus(struct store_write *w, const struct record *now,
+                           struct store_change *out)
+{
+    if (now == NULL)
+        return STORE_NOT_STORED;
+    out->kind = CHANGE_PUT;
+    out->flags = now->flags;
+    out->expires_ms = now->expires_ms;
+    out->pieces[0] = now->value;
+    out->pieces[1] = slice_str("+");
+    w->reply = now->value.len;
+    return STORE_OK;
+}
+
+enum store_status count_up(struct store_write *w, const struct record *now,
+                           struct store_change *out)
+{
+    if (now == NULL)
+        return STORE_NOT_FOUND;
+    out->kind = CHANGE_COUNTER;
+    out->delta = (int64_t)w->argument[0];
+    return STORE_OK;
+}
+
 /* ---- reads ---- */
 
 static void read_done(struct store_get *get)
@@ -286,4 +311,17 @@ void check_value(struct store_fixture *f, const char *key, const char *value)
         assert_string_equal(got, value);
     }
     free(got);
+}
+
+unsigned count_files(const char *path)
+{
+    DIR *d = opendir(path);
+    struct dirent *e;
+    unsigned n = 0;
+
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL)
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
 }

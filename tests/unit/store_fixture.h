@@ -63,6 +63,16 @@ char *fetch(struct store_fixture *f, const char *key, size_t *len, enum store_st
 /* Asserts that the key shows exactly this text; NULL: is absent. */
 void check_value(struct store_fixture *f, const char *key, const char *value);
 
+/* Compute steps. The first appends "+" and keeps the rest (NOT_STORED when absent; the reply is the
+ * old length), the second adds argument[0] to the counter (NOT_FOUND when absent). */
+enum store_status add_plus(struct store_write *w, const struct record *now,
+                           struct store_change *out);
+enum store_status count_up(struct store_write *w, const struct record *now,
+                           struct store_change *out);
+
+/* Files in a directory, hidden ones apart. */
+unsigned count_files(const char *path);
+
 /* Path of a file in the data directory. */
 const char *store_path(struct store_fixture *f, const char *name);
 

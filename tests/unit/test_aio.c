@@ -354,8 +354,10 @@ static void an_evicted_range_is_not_cached(void **state)
     ssize_t got;
 
     (void)state;
-    if (!evict_for_single_pages())
+    if (!evict_for_single_pages()) {
+        print_message("skipped: this file system does not let go of single pages\n");
         skip();
+    }
     assert_not_cached(0, 1, 0);
     assert_not_cached(5000, 60000, 64999);
     assert_false(aio_is_cached(file_fd, 0, FILE_BYTES));
@@ -372,8 +374,10 @@ static void a_range_that_is_cached_in_part_is_not_cached(void **state)
     char buf[4096];
 
     (void)state;
-    if (!evict_for_single_pages())
+    if (!evict_for_single_pages()) {
+        print_message("skipped: this file system does not let go of single pages\n");
         skip();
+    }
     assert_int_equal(pread(file_fd, buf, sizeof(buf), 200 * 4096), sizeof(buf));
     assert_true(aio_is_cached(file_fd, 200 * 4096, 4096));
     assert_true(aio_is_cached(file_fd, 200 * 4096 + 4095, 1));

@@ -96,31 +96,6 @@ static void expired_records_are_absent_and_touch_moves_the_expiry_only(void **st
     check_value(f, "late", NULL);
 }
 
-/* Appends "+" and keeps everything else. */
-static enum store_status add_plus(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    if (now == NULL)
-        return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
-    out->flags = now->flags;
-    out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
-    out->pieces[1] = slice_str("+");
-    w->reply = now->value.len;
-    return STORE_OK;
-}
-
-static enum store_status count_up(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    if (now == NULL)
-        return STORE_NOT_FOUND;
-    out->kind = CHANGE_COUNTER;
-    out->delta = (int64_t)w->argument[0];
-    return STORE_OK;
-}
-
 static void updates_see_what_was_written_just_before_them(void **state)
 {
     struct store_fixture *f = *state;
@@ -416,19 +391,6 @@ static void large_values_are_whole_in_every_size_class(void **state)
 }
 
 /* ---- big values ---- */
-
-static unsigned count_files(const char *path)
-{
-    DIR *d = opendir(path);
-    struct dirent *e;
-    unsigned n = 0;
-
-    assert_non_null(d);
-    while ((e = readdir(d)) != NULL)
-        n += e->d_name[0] != '.';
-    closedir(d);
-    return n;
-}
 
 static void a_big_value_is_spooled_into_a_file_of_its_own(void **state)
 {

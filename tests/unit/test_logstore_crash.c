@@ -243,29 +243,6 @@ static void write_done(struct store_write *w)
         die();
 }
 
-static enum store_status add_plus(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    (void)w;
-    if (now == NULL)
-        return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
-    out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
-    out->pieces[1] = slice_str("+");
-    return STORE_OK;
-}
-
-static enum store_status add_number(struct store_write *w, const struct record *now,
-                                    struct store_change *out)
-{
-    if (now == NULL)
-        return STORE_NOT_FOUND;
-    out->kind = CHANGE_COUNTER;
-    out->delta = (int64_t)w->argument[0];
-    return STORE_OK;
-}
-
 static void fill_request(struct store_write *w, const struct planned *p, uint64_t n)
 {
     switch (p->action) {
@@ -283,7 +260,7 @@ static void fill_request(struct store_write *w, const struct planned *p, uint64_
         break;
     case ACT_ADD:
         w->op = STORE_UPDATE;
-        w->compute = add_number;
+        w->compute = count_up;
         w->argument[0] = n;
         break;
     }

@@ -56,29 +56,6 @@ static void next_life(struct store_fixture *f, enum life life)
         assert_int_equal(store_open(f), 0);
 }
 
-static enum store_status add_plus(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    (void)w;
-    if (now == NULL)
-        return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
-    out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
-    out->pieces[1] = slice_str("+");
-    return STORE_OK;
-}
-
-static enum store_status count_up(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    if (now == NULL)
-        return STORE_NOT_FOUND;
-    out->kind = CHANGE_COUNTER;
-    out->delta = (int64_t)w->argument[0];
-    return STORE_OK;
-}
-
 /* As incr with an initial value does. */
 static enum store_status count_from_new(struct store_write *w, const struct record *now,
                                         struct store_change *out)

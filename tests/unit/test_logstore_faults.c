@@ -58,19 +58,6 @@ static void wait_for_checkpoint(struct store_fixture *f)
         nanosleep(&moment, NULL);
 }
 
-static unsigned count_files(const char *path)
-{
-    DIR *d = opendir(path);
-    struct dirent *e;
-    unsigned n = 0;
-
-    assert_non_null(d);
-    while ((e = readdir(d)) != NULL)
-        n += e->d_name[0] != '.';
-    closedir(d);
-    return n;
-}
-
 static char *pattern(size_t len, char seed)
 {
     char *value = malloc(len + 1);

@@ -47,17 +47,6 @@ static void key_text(unsigned i, char out[600])
     snprintf(out + lead, 600 - lead, "%u", i);
 }
 
-static enum store_status count_up(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    (void)w;
-    if (now == NULL)
-        return STORE_NOT_FOUND;
-    out->kind = CHANGE_COUNTER;
-    out->delta = 3;
-    return STORE_OK;
-}
-
 static void make_store(struct store_fixture *f, const char *template_dir, bool clean)
 {
     size_t big_len = STORE_SPOOL_MIN + 100;
@@ -74,7 +63,7 @@ static void make_store(struct store_fixture *f, const char *template_dir, bool c
         key_text(i, key);
         put(f, key, i % 8 == 7 ? large : "12");
         if (i % 3 == 0)
-            update(f, key, count_up, 0);
+            update(f, key, count_up, 3);
         if (i % 4 == 0)
             write_key(f, STORE_TOUCH, STORE_ANY, 0, key, slice_of(NULL, 0), 4102444800000);
         if (i % 5 == 0)
@@ -151,8 +140,10 @@ static void change_believably(struct segment_file *s, struct random *r)
     for (uint64_t n = 1 + random_below(r, 2); n > 0; n--) {
         size_t where = OFF_KIND + random_below(r, head - OFF_KIND);
 
-        p[where] = random_below(r, 3) == 0 ? (unsigned char)random_u64(r)
-                                           : (unsigned char)(p[where] ^ (1u << random_below(r, 8)));
+        if (random_below(r, 3) == 0)
+            p[where] = (unsigned char)random_u64(r);
+        else
+            p[where] = (unsigned char)(p[where] ^ (1u << random_below(r, 8)));
     }
     head = RECORD_HEAD_FIXED + get_u16le(p + 14);
     if (head > left)
@@ -202,7 +193,7 @@ static void use(struct store_fixture *f)
         assert_true(status == STORE_OK || status == STORE_NOT_FOUND || status == STORE_DAMAGED ||
                     status == STORE_IO_ERROR);
         if (i % 4 == 1)
-            update(f, key, count_up, 0);
+            update(f, key, count_up, 3);
     }
     (void)store_count(f->store);
     (void)store_scan_keys(f->store, slice_of(NULL, 0), false, slice_of(NULL, 0), 100, count_key,

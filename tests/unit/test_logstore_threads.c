@@ -248,19 +248,6 @@ static void do_touch(struct worker *t, unsigned i, const char *key)
     submit(t, w, k->live ? STORE_OK : STORE_NOT_FOUND);
 }
 
-static enum store_status add_plus(struct store_write *w, const struct record *now,
-                                  struct store_change *out)
-{
-    (void)w;
-    if (now == NULL)
-        return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
-    out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
-    out->pieces[1] = slice_str("+");
-    return STORE_OK;
-}
-
 static void do_append(struct worker *t, unsigned i, const char *key)
 {
     struct key_model *k = &t->keys[i];
