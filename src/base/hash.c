@@ -41,6 +41,11 @@ uint64_t hash_bytes(const void *data, size_t len)
     return XXH3_64bits(data, len);
 }
 
+uint64_t hash_seeded(uint64_t seed, const void *data, size_t len)
+{
+    return XXH3_64bits_withSeed(data, len, seed);
+}
+
 struct hash_stream *hash_stream_new(void)
 {
     struct hash_stream *h = aligned_alloc(_Alignof(struct hash_stream), sizeof(*h));

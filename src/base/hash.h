@@ -12,6 +12,9 @@
 
 uint64_t hash_bytes(const void *data, size_t len);
 
+/* Another sum for every seed. */
+uint64_t hash_seeded(uint64_t seed, const void *data, size_t len);
+
 static inline uint64_t hash_slice(struct slice s)
 {
     return hash_bytes(s.ptr, s.len);

@@ -35,6 +35,7 @@ const struct io_calls io_system_calls = {
     .unlink = unlink,
     .mkdir = mkdir,
     .link = link,
+    .fstatvfs = fstatvfs,
 };
 
 static const struct io_calls *calls = &io_system_calls;
@@ -181,6 +182,21 @@ int io_file_size(int fd, off_t *out)
     if (fstat(fd, &st) == -1)
         return -errno;
     *out = st.st_size;
+    return 0;
+}
+
+int io_space(int fd, uint64_t *available, uint64_t *total)
+{
+    struct statvfs fs;
+    int rc;
+
+    do {
+        rc = calls->fstatvfs(fd, &fs);
+    } while (rc == -1 && errno == EINTR);
+    if (rc == -1)
+        return -errno;
+    *available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    *total = (uint64_t)fs.f_blocks * fs.f_frsize;
     return 0;
 }
 

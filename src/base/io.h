@@ -10,6 +10,8 @@
 #define BASE_IO_H
 
 #include <stddef.h>
+#include <stdint.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -25,6 +27,7 @@ struct io_calls {
     int (*unlink)(const char *path);
     int (*mkdir)(const char *path, mode_t mode);
     int (*link)(const char *from, const char *to);
+    int (*fstatvfs)(int fd, struct statvfs *out);
 };
 
 /* The system's own calls. */
@@ -62,6 +65,10 @@ int io_make_dir(const char *path, mode_t mode);
 
 /* 0 or -errno. */
 int io_file_size(int fd, off_t *out);
+
+/* Bytes of the file system that holds `fd`: all, and those that may still be written without
+ * special rights. May wait for the disk. 0 or -errno. */
+int io_space(int fd, uint64_t *available, uint64_t *total);
 
 /* fsync() of a directory, so that a crash does not forget the names in it. 0 or -errno. */
 int io_sync_dir(const char *path);

@@ -39,7 +39,8 @@ enum {
     BIT_TOUCH = 2,  /* stamp; absent: the same as base */
     BIT_BIG = 4,    /* file u64, bytes u64, sum u64 */
     BIT_SLOTS = 8,  /* count u8, then stamp and sum i64 each */
-    BITS_KNOWN = BIT_LOGGED | BIT_TOUCH | BIT_BIG | BIT_SLOTS,
+    BIT_CUT = 64,   /* no bytes. 16 and 32 are reserved, see docs/format.md */
+    BITS_KNOWN = BIT_LOGGED | BIT_TOUCH | BIT_BIG | BIT_SLOTS | BIT_CUT,
 };
 
 #define SLOT_BYTES (STAMP_BYTES + 8u)
@@ -127,10 +128,11 @@ static unsigned put_optional(const struct record *r, unsigned char **at)
         }
     }
     *at = p;
-    return bits;
+    return r->cut ? bits | BIT_CUT : bits;
 }
 
-size_t record_encode_head(const struct record *r, uint64_t body_sum, unsigned char *out)
+size_t record_encode_head(uint64_t salt, const struct record *r, uint64_t body_sum,
+                          unsigned char *out)
 {
     unsigned char *end = out + RECORD_HEAD_FIXED;
     unsigned bits = put_optional(r, &end);
@@ -151,7 +153,8 @@ size_t record_encode_head(const struct record *r, uint64_t body_sum, unsigned ch
     put_u16le(out + OFF_RESERVED, 0);
     put_u32le(out + OFF_UNSYNCED, r->unsynced);
     put_u64le(out + OFF_BODY_SUM, body_sum);
-    put_u64le(out + OFF_HEAD_SUM, hash_bytes(out + OFF_KIND, (size_t)(end - out) - OFF_KIND));
+    put_u64le(out + OFF_HEAD_SUM,
+              hash_seeded(salt, out + OFF_KIND, (size_t)(end - out) - OFF_KIND));
     return (size_t)(end - out);
 }
 
@@ -205,7 +208,7 @@ static bool get_optional(unsigned bits, const unsigned char *p, const unsigned c
     return p == end;
 }
 
-enum record_parse record_decode_head(struct slice bytes, struct record *out,
+enum record_parse record_decode_head(uint64_t salt, struct slice bytes, struct record *out,
                                      struct record_layout *layout)
 {
     const unsigned char *p = (const unsigned char *)bytes.ptr;
@@ -219,7 +222,7 @@ enum record_parse record_decode_head(struct slice bytes, struct record *out,
     layout->head_len = RECORD_HEAD_FIXED + ext_len;
     if (bytes.len < layout->head_len)
         return RECORD_MORE;
-    if (hash_bytes(p + OFF_KIND, layout->head_len - OFF_KIND) != get_u64le(p + OFF_HEAD_SUM))
+    if (hash_seeded(salt, p + OFF_KIND, layout->head_len - OFF_KIND) != get_u64le(p + OFF_HEAD_SUM))
         return RECORD_BAD;
     layout->key_len = get_u32le(p + OFF_KEY_LEN);
     layout->attrs_len = get_u32le(p + OFF_ATTRS_LEN);
@@ -237,6 +240,7 @@ enum record_parse record_decode_head(struct slice bytes, struct record *out,
     out->base.epoch = get_u32le(p + OFF_BASE_EPOCH);
     out->base.node = get_u16le(p + OFF_BASE_NODE);
     out->unsynced = get_u32le(p + OFF_UNSYNCED);
+    out->cut = (p[OFF_BITS] & BIT_CUT) != 0;
     out->client_cas = 0;
     out->has_client_cas = false;
     out->key = out->attrs = out->value = slice_of(NULL, 0);
@@ -257,10 +261,10 @@ void record_set_body(struct record *out, const struct record_layout *layout, con
     }
 }
 
-enum record_parse record_decode(struct slice bytes, struct record *out, size_t *used)
+enum record_parse record_decode(uint64_t salt, struct slice bytes, struct record *out, size_t *used)
 {
     struct record_layout layout;
-    enum record_parse parse = record_decode_head(bytes, out, &layout);
+    enum record_parse parse = record_decode_head(salt, bytes, out, &layout);
     uint64_t length;
 
     if (parse != RECORD_DONE)

@@ -84,6 +84,7 @@ struct record {
     struct counter_slot slots[RECORD_SLOTS_MAX];
     /* how many records before this one were not known to be synced when it was written */
     uint32_t unsynced;
+    bool cut; /* it had expired: attributes and value were let go, and it never shows again */
 };
 
 /* What a client sees as "cas": client-chosen, else the base version; of a counter base + sum of
@@ -117,18 +118,23 @@ static inline uint64_t record_layout_length(const struct record_layout *l)
     return (uint64_t)l->head_len + l->key_len + l->attrs_len + l->value_len;
 }
 
+/* `salt` is the store's: the checksum of a head depends on it, so that the bytes of another store's
+ * log, inside a value, are no records here. */
+
 /* Writes the head (fixed part, optional fields, checksum) of a record to out (room for
  * RECORD_HEAD_MAX bytes); lengths come from r's slices. Returns the head's length. */
-size_t record_encode_head(const struct record *r, uint64_t body_sum, unsigned char *out);
+size_t record_encode_head(uint64_t salt, const struct record *r, uint64_t body_sum,
+                          unsigned char *out);
 
 /* Reads and checks a head at the start of `bytes`. RECORD_DONE: the scalar fields of *out and
  * *layout are set, the slices are empty, the body was not looked at. RECORD_MORE: not enough bytes
  * to tell. RECORD_BAD: not a record. */
-enum record_parse record_decode_head(struct slice bytes, struct record *out,
+enum record_parse record_decode_head(uint64_t salt, struct slice bytes, struct record *out,
                                      struct record_layout *layout);
 
 /* Reads and checks a whole record; out's slices point into `bytes`. *used: its length. */
-enum record_parse record_decode(struct slice bytes, struct record *out, size_t *used);
+enum record_parse record_decode(uint64_t salt, struct slice bytes, struct record *out,
+                                size_t *used);
 
 /* Sets out's slices to the parts of a body (key, attributes, value, one behind the other). */
 void record_set_body(struct record *out, const struct record_layout *layout, const char *body);

@@ -244,12 +244,17 @@ int store_scan_keys(struct store *store, struct slice prefix, bool have_after, s
 
 enum store_sync { STORE_SYNC_ALWAYS, STORE_SYNC_INTERVAL, STORE_SYNC_OS };
 
+/* Two segments or 1 % of the file system, whichever is more; never more than a tenth of it. */
+#define STORE_RESERVE_DEFAULT UINT64_MAX
+
 struct store_config {
     const char *dir; /* made if missing */
     enum store_sync sync;
     int64_t sync_interval_ms;
     uint64_t segment_bytes; /* at least 4 MiB */
     uint64_t max_value_bytes;
+    /* bytes of the disk that puts must leave free; 0: none; STORE_RESERVE_DEFAULT */
+    uint64_t reserve_bytes;
     uint16_t node;         /* -sid; 0: not in a group */
     unsigned reader_ports; /* how many ports will be opened at most */
     /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */

@@ -186,7 +186,8 @@ static int settle_frozen(struct logstore *ls)
         log_debug("checkpoint seq=%llu records=%llu", (unsigned long long)c->meta.seq,
                   (unsigned long long)c->meta.live_count);
     } else if (!c->failed_last) {
-        log_error("cannot write the checkpoint of %s: %s; trying again", ls->dir, strerror(-rc));
+        log_error("cannot write the checkpoint of %s: %s; trying again", ls->dir,
+                  strerror(-space_error(ls, rc)));
     }
     pthread_mutex_lock(&c->mutex);
     c->failed_last = rc != 0;
@@ -254,6 +255,7 @@ static void *background_main(void *arg)
     do {
         int64_t now = clock_mono_ms();
 
+        space_tick(ls);
         if (atomic_load(&ls->read_only))
             continue;
         (void)log_fill_ahead(ls);
@@ -269,8 +271,10 @@ static void *background_main(void *arg)
              ls->checkpoint.failed_last) &&
             (!ls->checkpoint.failed_last || now - tried_ms >= RETRY_MS)) {
             tried_ms = now;
+            pthread_mutex_lock(&ls->index_mutex);
             if (freeze(ls))
                 (void)settle_frozen(ls);
+            pthread_mutex_unlock(&ls->index_mutex);
         }
     } while (wait_tick(ls));
     return NULL;

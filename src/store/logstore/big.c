@@ -119,7 +119,7 @@ static size_t encode_front(const struct logstore *ls, uint64_t number, struct sl
     h.history = identity_history(&ls->id);
     len = segment_header_encode(&h, p);
     r.value.len = (size_t)value_len; /* only its length is looked at */
-    len += record_encode_head(&r, body_sum, p + len);
+    len += record_encode_head(ls->salt, &r, body_sum, p + len);
     if (key.len > 0)
         memcpy(p + len, key.ptr, key.len);
     len += key.len;
@@ -577,7 +577,8 @@ static void remember(struct logstore *ls, struct big_file *f)
 
 /* Checks the front of the file against what the log says of it; *value_offset is set. 0 or
  * -EUCLEAN, -errno. */
-static int check_front(int fd, uint64_t number, uint64_t bytes, uint64_t sum, off_t *value_offset)
+static int check_front(const struct logstore *ls, int fd, uint64_t number, uint64_t bytes,
+                       uint64_t sum, off_t *value_offset)
 {
     size_t room = SEGMENT_HEADER_FIXED + RECORD_HEAD_MAX;
     char *front = malloc(room);
@@ -590,7 +591,7 @@ static int check_front(int fd, uint64_t number, uint64_t bytes, uint64_t sum, of
 
     if (rc == 0 &&
         (segment_header_decode(slice_of(front, (size_t)len), &h, &start) != RECORD_DONE ||
-         record_decode_head(slice_of(front + start, (size_t)len - start), &r, &layout) !=
+         record_decode_head(ls->salt, slice_of(front + start, (size_t)len - start), &r, &layout) !=
              RECORD_DONE ||
          !h.big_value || h.number != number || layout.value_len != bytes || layout.body_sum != sum))
         rc = -EUCLEAN;
@@ -645,7 +646,7 @@ int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum,
     pthread_mutex_unlock(&ls->big.mutex);
     path = final_path(ls, number);
     fd = path == NULL ? -ENOMEM : io_open(path, O_RDONLY, 0);
-    rc = fd < 0 ? fd : check_front(fd, number, bytes, sum, &value_offset);
+    rc = fd < 0 ? fd : check_front(ls, fd, number, bytes, sum, &value_offset);
     if (rc == -ENOENT) /* the record is there, its value is not */
         rc = -EUCLEAN;
     if (rc == 0 && !verified)
@@ -753,7 +754,7 @@ struct orphan_search {
 
 /* The key in the front of a file; its bytes lie in `room` (FRONT_ROOM bytes). 0, -EUCLEAN or
  * -errno. */
-static int read_key(const char *path, char *room, struct slice *key)
+static int read_key(const struct logstore *ls, const char *path, char *room, struct slice *key)
 {
     struct segment_header h;
     struct record_layout layout;
@@ -769,7 +770,7 @@ static int read_key(const char *path, char *room, struct slice *key)
     if (len < 0)
         return (int)len;
     if (segment_header_decode(slice_of(room, (size_t)len), &h, &start) != RECORD_DONE ||
-        record_decode_head(slice_of(room + start, (size_t)len - start), &r, &layout) !=
+        record_decode_head(ls->salt, slice_of(room + start, (size_t)len - start), &r, &layout) !=
             RECORD_DONE ||
         start + layout.head_len + layout.key_len > (size_t)len)
         return -EUCLEAN;
@@ -792,7 +793,7 @@ static int entry_names(struct logstore *ls, const struct entry *e, uint64_t numb
     segment_unref(s);
     if (len < 0)
         return (int)len;
-    if (record_decode_head(slice_of(head, (size_t)len), &r, &layout) != RECORD_DONE)
+    if (record_decode_head(ls->salt, slice_of(head, (size_t)len), &r, &layout) != RECORD_DONE)
         return -EUCLEAN;
     return r.big_bytes > 0 && r.big_file == number;
 }
@@ -803,7 +804,7 @@ static int is_in_use(struct logstore *ls, const char *path, uint64_t number)
     char *room = malloc(FRONT_ROOM);
     struct slice key;
     struct entry e;
-    int rc = room == NULL ? -ENOMEM : read_key(path, room, &key);
+    int rc = room == NULL ? -ENOMEM : read_key(ls, path, room, &key);
 
     if (rc == 0)
         rc = keyspace_find(ls, ls->writer_reader, hash_slice(key), key, UINT64_MAX, &e);

@@ -5,7 +5,7 @@
  * Used by:  index.c.
  * Threads:  pure.
  *
- * What most rows do not have takes no room: a bits byte says which of the last three fields follow.
+ * What most rows do not have takes no room: a bits byte says which of the last fields follow.
  */
 #include "store/logstore/entry.h"
 
@@ -16,6 +16,7 @@ enum {
     BITS_TOUCH = 0x08,
     BITS_EXPIRES = 0x10,
     BITS_CAS = 0x20,
+    BITS_BIG = 0x40,
 
     OFF_BITS = 0,
     OFF_SEGMENT = 1,
@@ -29,9 +30,11 @@ enum {
     TOUCH_SIZE = 8,
     EXPIRES_SIZE = 8,
     CAS_SIZE = 8,
+    BIG_SIZE = 16,
 };
 
-_Static_assert(OFF_OPTIONAL + TOUCH_SIZE + EXPIRES_SIZE + CAS_SIZE == ENTRY_ROW_MAX, "row size");
+_Static_assert(OFF_OPTIONAL + TOUCH_SIZE + EXPIRES_SIZE + CAS_SIZE + BIG_SIZE == ENTRY_ROW_MAX,
+               "row size");
 
 size_t entry_encode(const struct entry *e, unsigned char *out)
 {
@@ -60,6 +63,12 @@ size_t entry_encode(const struct entry *e, unsigned char *out)
         put_u64le(p, e->cas);
         p += CAS_SIZE;
     }
+    if (e->big_bytes > 0) {
+        bits |= BITS_BIG;
+        put_u64le(p, e->big_file);
+        put_u64le(p + 8, e->big_bytes);
+        p += BIG_SIZE;
+    }
     out[OFF_BITS] = (unsigned char)bits;
     return (size_t)(p - out);
 }
@@ -70,7 +79,7 @@ static size_t row_length(unsigned bits)
     unsigned kind = bits & BITS_KIND;
     size_t length;
 
-    if ((bits & ~(unsigned)(BITS_KIND | BITS_TOUCH | BITS_EXPIRES | BITS_CAS)) != 0)
+    if ((bits & ~(unsigned)(BITS_KIND | BITS_TOUCH | BITS_EXPIRES | BITS_CAS | BITS_BIG)) != 0)
         return 0;
     if (kind != RECORD_PUT && kind != RECORD_DELETE && kind != RECORD_COUNTER)
         return 0;
@@ -81,6 +90,8 @@ static size_t row_length(unsigned bits)
         length += EXPIRES_SIZE;
     if ((bits & BITS_CAS) != 0)
         length += CAS_SIZE;
+    if ((bits & BITS_BIG) != 0)
+        length += BIG_SIZE;
     return length;
 }
 
@@ -114,6 +125,14 @@ bool entry_decode(struct slice row, struct entry *out)
         out->expires_ms = (int64_t)get_u64le(p);
         p += EXPIRES_SIZE;
     }
-    out->cas = (bits & BITS_CAS) != 0 ? get_u64le(p) : out->base.version;
+    out->cas = out->base.version;
+    if ((bits & BITS_CAS) != 0) {
+        out->cas = get_u64le(p);
+        p += CAS_SIZE;
+    }
+    if ((bits & BITS_BIG) != 0) {
+        out->big_file = get_u64le(p);
+        out->big_bytes = get_u64le(p + 8);
+    }
     return true;
 }

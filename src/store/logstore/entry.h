@@ -22,13 +22,17 @@ struct entry {
     uint32_t touch_segment; /* with has_touch: where the newest touch record lies */
     uint32_t touch_offset;
     bool has_touch;
-    enum record_kind kind; /* put, counter, or delete (a tombstone is an entry too) */
+    /* put, counter, or delete: a tombstone is an entry too, and so is a swept record, which lies
+     * where it lay */
+    enum record_kind kind;
     struct stamp base;
     int64_t expires_ms; /* the expiry register, 0 = never */
     uint64_t cas;       /* as clients see it; base.version unless client-chosen or a counter */
+    uint64_t big_file;  /* with big_bytes > 0: number of the value's own file */
+    uint64_t big_bytes; /* length of the value in it */
 };
 
-#define ENTRY_ROW_MAX 51 /* bytes */
+#define ENTRY_ROW_MAX 67 /* bytes */
 
 /* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. */
 size_t entry_encode(const struct entry *e, unsigned char *out);

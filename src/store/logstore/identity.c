@@ -267,72 +267,114 @@ void identity_of_place(int lock_fd, struct identity *out)
             out->machine[i] = '\0';
 }
 
+uint64_t identity_salt(const struct identity *id)
+{
+    return hash_bytes(id->uuid, sizeof(id->uuid));
+}
+
 /* ---- vectors ---- */
 
-void vectors_raise(struct vectors *v, struct stamp s)
+static void raise(struct writer_clock *clocks, unsigned *count, struct writer_clock to)
 {
-    for (unsigned i = v->count; i-- > 0;) {
-        struct writer_clock *w = &v->held[i];
+    for (unsigned i = *count; i-- > 0;) {
+        struct writer_clock *w = &clocks[i];
 
-        if (w->node == s.node && w->epoch == s.epoch) {
-            if (s.version > w->version)
-                w->version = s.version;
+        if (w->node == to.node && w->epoch == to.epoch) {
+            if (to.version > w->version)
+                w->version = to.version;
             return;
         }
     }
-    if (v->count == VECTORS_MAX) {
+    if (*count == VECTORS_MAX) {
         /* The oldest writer's entry makes room: forgetting what is covered only costs
          * comparisons. */
-        memmove(v->held, v->held + 1, (VECTORS_MAX - 1) * sizeof(v->held[0]));
-        v->count--;
+        memmove(clocks, clocks + 1, (VECTORS_MAX - 1) * sizeof(clocks[0]));
+        --*count;
     }
-    v->held[v->count++] = (struct writer_clock){s.node, s.epoch, s.version};
+    clocks[(*count)++] = to;
+}
+
+void vectors_raise(struct vectors *v, struct stamp s)
+{
+    raise(v->held, &v->count, (struct writer_clock){s.node, s.epoch, s.version});
+}
+
+void vectors_raise_removed(struct vectors *v, struct stamp logged)
+{
+    raise(v->removed, &v->removed_count,
+          (struct writer_clock){logged.node, logged.epoch, logged.version});
+}
+
+void vectors_merge(struct vectors *v, const struct vectors *other)
+{
+    for (unsigned i = 0; i < other->count; i++)
+        raise(v->held, &v->count, other->held[i]);
+    for (unsigned i = 0; i < other->removed_count; i++)
+        raise(v->removed, &v->removed_count, other->removed[i]);
+    if (other->next_big_file > v->next_big_file)
+        v->next_big_file = other->next_big_file;
 }
 
 #define CLOCK_BYTES 14u
-#define VECTORS_FIXED 10u
+#define VECTORS_FIXED 8u
+
+static unsigned char *put_clocks(unsigned char *p, const struct writer_clock *clocks,
+                                 unsigned count)
+{
+    put_u16le(p, (uint16_t)count);
+    p += 2;
+    for (unsigned i = 0; i < count; i++, p += CLOCK_BYTES) {
+        put_u16le(p, clocks[i].node);
+        put_u32le(p + 2, clocks[i].epoch);
+        put_u64le(p + 6, clocks[i].version);
+    }
+    return p;
+}
+
+/* False: the bytes end before the list does. */
+static bool get_clocks(struct slice *rest, struct writer_clock *clocks, unsigned *count)
+{
+    const unsigned char *p = (const unsigned char *)rest->ptr;
+    unsigned n = rest->len < 2 ? 0 : get_u16le(p);
+
+    *count = 0;
+    if (rest->len < 2 || n > VECTORS_MAX || rest->len - 2 < n * CLOCK_BYTES)
+        return false;
+    p += 2;
+    for (unsigned i = 0; i < n; i++, p += CLOCK_BYTES)
+        clocks[i] = (struct writer_clock){get_u16le(p), get_u32le(p + 2), get_u64le(p + 6)};
+    *count = n;
+    *rest = slice_after(*rest, 2 + n * CLOCK_BYTES);
+    return true;
+}
 
 int vectors_encode(const struct vectors *v, struct buf *out)
 {
+    size_t len = VECTORS_FIXED + 3 * 2 + (v->count + v->removed_count) * CLOCK_BYTES;
     unsigned char *p;
-    int rc = buf_reserve(out, VECTORS_FIXED + v->count * CLOCK_BYTES + 4);
+    int rc = buf_reserve(out, len);
 
     if (rc != 0)
         return rc;
     p = (unsigned char *)out->data + out->len;
     put_u64le(p, v->next_big_file);
-    put_u16le(p + 8, (uint16_t)v->count);
-    p += VECTORS_FIXED;
-    for (unsigned i = 0; i < v->count; i++) {
-        put_u16le(p, v->held[i].node);
-        put_u32le(p + 2, v->held[i].epoch);
-        put_u64le(p + 6, v->held[i].version);
-        p += CLOCK_BYTES;
-    }
-    put_u16le(p, 0);     /* removed: none without members */
-    put_u16le(p + 2, 0); /* positions in peers' logs: none */
-    out->len += VECTORS_FIXED + v->count * CLOCK_BYTES + 4;
+    p = put_clocks(p + VECTORS_FIXED, v->held, v->count);
+    p = put_clocks(p, v->removed, v->removed_count);
+    put_u16le(p, 0); /* positions in peers' logs: none */
+    out->len += len;
     return 0;
 }
 
 bool vectors_decode(struct slice bytes, struct vectors *out)
 {
-    const unsigned char *p = (const unsigned char *)bytes.ptr;
-    unsigned count;
-
-    out->count = 0;
+    out->count = out->removed_count = 0;
     out->next_big_file = 1;
     if (bytes.len == 0)
         return true;
     if (bytes.len < VECTORS_FIXED)
         return false;
-    out->next_big_file = get_u64le(p);
-    count = get_u16le(p + 8);
-    if (count > VECTORS_MAX || bytes.len < VECTORS_FIXED + count * CLOCK_BYTES)
-        return false;
-    p += VECTORS_FIXED;
-    for (unsigned i = 0; i < count; i++, p += CLOCK_BYTES)
-        out->held[i] = (struct writer_clock){get_u16le(p), get_u32le(p + 2), get_u64le(p + 6)};
-    out->count = count;
-    return true;
+    out->next_big_file = get_u64le((const unsigned char *)bytes.ptr);
+    bytes = slice_after(bytes, VECTORS_FIXED);
+    return get_clocks(&bytes, out->held, &out->count) &&
+           get_clocks(&bytes, out->removed, &out->removed_count);
 }

@@ -62,6 +62,9 @@ int identity_renew(struct identity *id, uint64_t first_seq);
 /* Fills device, inode and machine from the open lock file. */
 void identity_of_place(int lock_fd, struct identity *out);
 
+/* What the checksums of this store's record heads depend on. */
+uint64_t identity_salt(const struct identity *id);
+
 static inline uint64_t identity_history(const struct identity *id)
 {
     return id->histories[id->history_count - 1].id;
@@ -80,6 +83,9 @@ struct writer_clock {
 struct vectors {
     unsigned count;
     struct writer_clock held[VECTORS_MAX]; /* everything up to there is held here or beaten here */
+    /* Up to there deleted and expired records may be missing here (replication's "removed"). */
+    unsigned removed_count;
+    struct writer_clock removed[VECTORS_MAX];
     /* files of big values from this number on are not in the index yet */
     uint64_t next_big_file;
 };
@@ -87,6 +93,12 @@ struct vectors {
 /* Raises the entry of the stamp's writer; adds it if it is new (the table is large enough for any
  * group). */
 void vectors_raise(struct vectors *v, struct stamp s);
+
+/* The same for the removed vector: a deleted or expired record with this log clock was let go. */
+void vectors_raise_removed(struct vectors *v, struct stamp logged);
+
+/* Raises v to whatever is higher in `other`. */
+void vectors_merge(struct vectors *v, const struct vectors *other);
 
 /* The encoded form for segment headers and checkpoints (docs/format.md, "Vectors"). 0 or
  * -ENOMEM. */

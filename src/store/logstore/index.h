@@ -87,6 +87,68 @@ size_t index_key(struct slice key, char *out);
 /* Order of two keys in the index: < 0, 0, > 0. */
 int index_compare_keys(struct slice a, struct slice b);
 
+/* ---- what compaction and the sweep need ---- */
+
+/* A segment's share, as of the last index_apply() or index_move(). A touch record counts where it
+ * lies as live. */
+struct index_segment {
+    uint32_t number;
+    uint64_t live_bytes;      /* of the records that rows name, tombstones apart */
+    uint64_t tombstone_bytes; /* of the records whose rows are tombstones, swept ones too */
+    /* A compacted segment, from the first index_move() to the last: some rows name the segments
+     * that it replaces still. */
+    bool installing;
+};
+
+/* Calls each() for every segment that rows name, or that index_move() has begun, by number. 0 or
+ * -errno. */
+int index_segments(struct index *index, void (*each)(const struct index_segment *s, void *arg),
+                   void *arg);
+
+/* What became of a record in a compaction. */
+enum index_moved {
+    MOVED_RECORD, /* the main record of its key */
+    MOVED_TOUCH,
+    MOVED_GONE, /* a tombstone was dropped, or the record of one: the row goes */
+};
+
+struct index_move {
+    struct slice key;
+    enum index_moved what;
+    uint32_t segment; /* the old place */
+    uint32_t offset;
+    uint32_t new_offset; /* in the new segment */
+    uint32_t new_length; /* MOVED_RECORD: of the record there */
+};
+
+/* Lets rows name the records' new places in segment `to`, each only if it still names the old one,
+ * in one durable transaction; at most some 20,000 moves, in any order (sorted in place by key).
+ * first: the segment is entered as installing; last: it is not any more, and the `gone_count`
+ * segments whose records it took over are forgotten. 0 or -errno (then nothing changed). */
+int index_move(struct index *index, uint32_t to, struct index_move *moves, size_t count, bool first,
+               bool last, const uint32_t *gone, size_t gone_count);
+
+/* Forgets a segment of which no row names anything. 0 or -errno. */
+int index_forget_segment(struct index *index, uint32_t number);
+
+/* Calls each(key, entry, arg) for rows that expire at or before now_ms, the earliest first, until
+ * it returns false. Rows of tombstones do not expire. Of a hashed key (more than INDEX_PREFIX_MAX
+ * bytes) index_key has the index key only: the full one stands in the record. 0 or -errno. */
+int index_expired(struct index_reader *reader, int64_t now_ms,
+                  bool (*each)(struct slice index_key, const struct entry *e, void *arg),
+                  void *arg);
+
+/* When the first row expires, Unix milliseconds; 0: none does. 0 or -errno. */
+int index_next_expiry(struct index *index, int64_t *at_ms);
+
+/* Calls each() for every file of a big value that a row names, by number, until it returns false.
+ * 0 or -errno. */
+int index_big_files(struct index_reader *reader,
+                    bool (*each)(uint64_t number, uint64_t bytes, void *arg), void *arg);
+
+/* True if a row names this file. 0: no; 1: yes; -errno. */
+int index_has_big_file(struct index_reader *reader, uint64_t number);
+
 /* Rows, and bytes of the file in use. 0 or -errno. */
 int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes);
 

@@ -200,21 +200,23 @@ bool keyspace_entry_after(const struct entry *prev, const struct record *r, stru
         .segment = at.segment,
         .offset = at.offset,
         .length = at.length,
-        .kind = r->kind,
+        .kind = r->cut ? RECORD_DELETE : r->kind,
         .base = r->base,
         .expires_ms = r->expires_ms,
         .cas = record_cas(r),
+        .big_file = r->big_file,
+        .big_bytes = r->big_bytes,
     };
     return true;
 }
 
 /* Counted records are those that are neither deleted nor flushed: an expired one counts until it is
  * swept. */
-static void count_change(struct logstore *ls, const struct entry *prev, enum record_kind kind)
+static void count_change(struct logstore *ls, const struct entry *prev, const struct record *r)
 {
     bool was = prev != NULL && prev->kind != RECORD_DELETE &&
                !keyspace_is_flushed(ls, prev->base, INT64_MIN);
-    bool is = kind == RECORD_DELETE ? false : kind == RECORD_TOUCH ? was : true;
+    bool is = r->kind == RECORD_DELETE || r->cut ? false : r->kind == RECORD_TOUCH ? was : true;
     uint64_t count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
 
     if (is != was)
@@ -234,7 +236,7 @@ int keyspace_apply(struct logstore *ls, const struct record *r, struct place at,
                        &entry, r->seq);
         if (rc != 0)
             return rc;
-        count_change(ls, prev, r->kind);
+        count_change(ls, prev, r);
     }
     if (r->kind != RECORD_MARKER)
         vectors_raise(&ls->vectors, r->logged);

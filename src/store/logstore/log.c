@@ -137,7 +137,7 @@ bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *own
     r->seq = log->next_seq++;
     r->unsynced =
         (uint32_t)(r->seq - 1 - atomic_load_explicit(&ls->marks.synced_seq, memory_order_relaxed));
-    len = record_encode_head(r, body_sum, (unsigned char *)start);
+    len = record_encode_head(ls->salt, r, body_sum, (unsigned char *)start);
     log->buffer_used += len;
     len += buffer_put(log, r->key);
     len += buffer_put(log, r->attrs);
@@ -151,6 +151,30 @@ bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *own
     *at =
         (struct place){log->active->number, (uint32_t)before, (uint32_t)(log->batch_tail - before)};
     return true;
+}
+
+void log_take_out(struct logstore *ls, struct place at)
+{
+    struct log *log = &ls->log;
+    bool found = false;
+
+    assert(log->batch_tail == (uint64_t)at.offset + at.length);
+    while (!found) {
+        struct batch_piece *last = &log->pieces[log->piece_count - 1];
+
+        found = last->offset <= at.offset;
+        if (found) /* a record begins in the buffer, whose later part is its own */
+            log->buffer_used =
+                (size_t)(last->data - log->buffer) + (size_t)(at.offset - last->offset);
+        if (last->offset >= at.offset) {
+            free(last->owned);
+            log->piece_count--;
+        } else {
+            last->len = (size_t)(at.offset - last->offset);
+        }
+    }
+    log->batch_tail = at.offset;
+    log->next_seq--;
 }
 
 bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out)
@@ -168,7 +192,8 @@ bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out)
     assert(i < log->piece_count);
     head = log->pieces[i].data + (at.offset - log->pieces[i].offset);
     parsed = record_decode_head(
-        slice_of(head, log->pieces[i].len - (at.offset - log->pieces[i].offset)), out, &layout);
+        ls->salt, slice_of(head, log->pieces[i].len - (at.offset - log->pieces[i].offset)), out,
+        &layout);
     assert(parsed == RECORD_DONE); /* the batch holds whole records only */
     record_set_body(out, &layout, head + layout.head_len);
     if (layout.value_len > BATCH_COPY_MAX)
@@ -248,8 +273,9 @@ int log_write(struct logstore *ls)
         int cut = erase_behind_tail(ls);
 
         complain(log, rc, "append to", log->active->path);
+        space_failed(ls, rc);
         if (cut != 0)
-            writer_fail(ls, cut, "cutting off a failed append");
+            writer_fail(ls, cut, "cut off a failed append to", log->active->path);
         log_drop_batch(ls);
         return rc;
     }
@@ -271,7 +297,7 @@ static int sync_segment(struct logstore *ls, uint32_t number)
     int rc = s == NULL ? 0 : io_fdatasync(s->fd);
 
     if (rc != 0)
-        writer_fail(ls, rc, s->path);
+        writer_fail(ls, rc, "sync", s->path);
     if (s != NULL)
         segment_unref(s);
     return rc;
@@ -372,7 +398,7 @@ static int settle_file(struct logstore *ls, int fd, const char *path)
     if (rc == 0)
         rc = io_fsync(ls->log_dir_fd);
     if (rc != 0)
-        writer_fail(ls, rc, path);
+        writer_fail(ls, rc, "sync", path);
     return rc;
 }
 
@@ -476,6 +502,7 @@ bool log_fill_ahead(struct logstore *ls)
     struct segment *s;
     uint64_t target;
     bool any = false;
+    int rc;
 
     /* Zeros make syncs cheaper; where a sync covers seconds of writes they are written in vain. */
     if (ls->config.sync != STORE_SYNC_ALWAYS)
@@ -488,8 +515,9 @@ bool log_fill_ahead(struct logstore *ls)
         any = true;
     /* A full disk is the writer's to report. The zeros are synced so that later syncs find nothing
      * but the records. */
-    if (any && io_fdatasync(s->fd) != 0)
-        writer_fail(ls, -EIO, s->path);
+    rc = any ? io_fdatasync(s->fd) : 0;
+    if (rc != 0)
+        writer_fail(ls, rc, "sync", s->path);
     segment_unref(s);
     return any;
 }

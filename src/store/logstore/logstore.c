@@ -160,14 +160,17 @@ static bool writable(const struct store *store, const char **reason)
     const struct logstore *ls = (const struct logstore *)store;
 
     if (atomic_load(&ls->read_only)) {
-        *reason = "a sync of the disk has failed";
+        const char *failure = atomic_load(&ls->failure);
+
+        *reason = failure != NULL ? failure : "read-only";
         return false;
     }
     if (state(store) != STORE_SERVING) {
         *reason = "starting";
         return false;
     }
-    return true;
+    *reason = space_reason(ls);
+    return *reason == NULL;
 }
 
 static int64_t now_ms(const struct store *store)
@@ -193,6 +196,7 @@ static int stat(struct store *store, struct buf *out)
     struct grace_reader *guard = &ls->scan_grace;
     size_t delta_keys;
     size_t delta_memory;
+    int rc;
 
     if (state(store) != STORE_SERVING)
         return buf_printf(out, "store_rebuild_percent %u\n", progress(store));
@@ -203,19 +207,20 @@ static int stat(struct store *store, struct buf *out)
     delta_memory = delta_bytes(atomic_load_explicit(&ls->active, memory_order_acquire));
     grace_leave(guard);
     pthread_mutex_unlock(&ls->scan_mutex);
-    return buf_printf(out,
-                      "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
-                      "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64
-                      "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
-                      "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
-                      "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
-                      "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
-                      atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
-                      atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
-                      atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
-                      atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
-                      atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
-                      atomic_load(&ls->read_only));
+    rc = buf_printf(out,
+                    "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
+                    "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64
+                    "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
+                    "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
+                    "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
+                    "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
+                    atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
+                    atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
+                    atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
+                    atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
+                    atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
+                    atomic_load(&ls->read_only));
+    return rc != 0 ? rc : space_stat(ls, out);
 }
 
 /* ---- closing ---- */
@@ -239,7 +244,7 @@ static int settle(struct logstore *ls)
     /* Without the checkpoint the mark is still true: the log is whole. */
     if (rc != 0)
         log_warn("no last checkpoint of %s: %s; the next start takes longer", ls->dir,
-                 strerror(-rc));
+                 strerror(-space_error(ls, rc)));
     if (atomic_load(&ls->read_only))
         return -EROFS; /* the log is not whole for certain */
     rc = writer_mark_clean(ls);
@@ -260,6 +265,7 @@ static void free_store(struct logstore *ls)
     delta_free(atomic_load(&ls->frozen));
     log_fini(ls);
     big_fini(ls);
+    space_fini(ls);
     directory_close(ls);
     buf_free(&ls->checkpoint.meta_vectors);
     pthread_cond_destroy(&ls->checkpoint.wanted);
@@ -268,6 +274,8 @@ static void free_store(struct logstore *ls)
     pthread_cond_destroy(&ls->start_changed);
     pthread_mutex_destroy(&ls->start_mutex);
     pthread_mutex_destroy(&ls->scan_mutex);
+    pthread_mutex_destroy(&ls->index_mutex);
+    pthread_mutex_destroy(&ls->call_mutex);
     pthread_mutex_destroy(&ls->store_mutex);
     grace_fini(&ls->grace);
     free(ls->dir);
@@ -348,7 +356,10 @@ static struct logstore *new_store(const struct store_config *config)
     pthread_mutex_init(&ls->checkpoint.mutex, NULL);
     pthread_mutex_init(&ls->start_mutex, NULL);
     pthread_mutex_init(&ls->scan_mutex, NULL);
+    pthread_mutex_init(&ls->index_mutex, NULL);
+    pthread_mutex_init(&ls->call_mutex, NULL);
     big_init(ls);
+    space_init(ls);
     atomic_store(&ls->active, delta_new(0));
     ls->dir = strdup(config->dir);
     if (log_init(ls) != 0 || ls->dir == NULL || atomic_load(&ls->active) == NULL) {

@@ -9,7 +9,7 @@
  *   writer     the one thread that checks guards, appends, publishes; owns struct log, vectors,
  *   clock, counts. background checkpoints, interval syncs, zeros ahead of the tail.
  *   recovery   before all others; owns everything until it sets `state`.
- * Locks, taken in this order: checkpoint.mutex, log.sync_mutex, log.fill_mutex, big.mutex,
+ * Locks, taken in this order: index_mutex, call_mutex, checkpoint.mutex, log.sync_mutex, log.fill_mutex, big.mutex,
  * grace.mutex.
  */
 #ifndef LOGSTORE_H
@@ -29,6 +29,7 @@
 #include "store/logstore/identity.h"
 #include "store/logstore/index.h"
 #include "store/logstore/segment.h"
+#include "store/logstore/space.h"
 
 /* A batch buffer takes small records whole and the heads of large ones; larger values are written
  * from where they are. */
@@ -109,9 +110,13 @@ struct logstore {
     pthread_mutex_t store_mutex; /* over the writing of STORE; nothing is taken under it */
     int log_dir_fd;              /* the folder log/, for syncing names without a new descriptor */
     struct identity id;
+    uint64_t salt;             /* of the heads of this store's records, from its uuid */
     _Atomic int state;         /* enum store_state */
     _Atomic unsigned progress; /* percent of a rebuild */
     _Atomic bool read_only;    /* an fdatasync has failed */
+    /* what has made it read-only, for clients; NULL: nothing, or about to be set */
+    _Atomic(const char *) failure;
+    char failure_text[128];
 
     struct index *index;
     _Atomic(struct delta *) active;
@@ -121,6 +126,7 @@ struct logstore {
     struct log_marks marks;
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */
     _Atomic uint64_t live_count;
+    struct space space;
 
     /* Flush, as readers need it: everything with base <= flush is dead. Written by the writer (and
      * recovery) under flush_lock's sequence. */
@@ -143,12 +149,17 @@ struct logstore {
     _Atomic uint32_t inbox_count;        /* writes in all of them */
     _Atomic uint32_t wake_at; /* the writer sleeps until so many wait; 0: it does not sleep */
     sem_t inbox_wake;
+    pthread_mutex_t call_mutex;         /* one writer_call() at a time */
+    _Atomic(struct writer_call *) call; /* to be run between two batches */
     _Atomic bool writer_stop;
     pthread_t writer;
     bool writer_runs;
     struct writer_state *writer_state; /* writer.c */
 
     struct checkpoint checkpoint;
+    /* From before a freeze until its generation is settled, and while a compaction moves rows: one
+     * of them at a time. Taken before all others. */
+    pthread_mutex_t index_mutex;
     pthread_t background;
     bool background_runs;
     pthread_t warm; /* reads the index into memory after a start */
@@ -258,6 +269,9 @@ struct stamp keyspace_stamp(struct logstore *ls);
 bool log_add(struct logstore *ls, struct record *r, uint64_t body_sum, void *owned,
              struct place *at);
 
+/* Takes the newest record out of the batch again, as log_add() has put it at `at`. */
+void log_take_out(struct logstore *ls, struct place at);
+
 /* The record at `at`, which is in the batch and not on the file yet. False: it is on the file. */
 bool log_find_in_batch(struct logstore *ls, struct place at, struct record *out);
 
@@ -318,8 +332,12 @@ void writer_wake(struct logstore *ls);
  * freed (may be NULL). */
 int writer_read_record(struct logstore *ls, const struct entry *e, struct record *out,
                        void **owned);
-/* Becomes read-only: writes are refused from now on. Said once. */
-void writer_fail(struct logstore *ls, int error, const char *what);
+/* Runs run(ls, arg) on the writer's thread between two batches, when all that was decided is also
+ * visible, and returns after it. Short: writes wait meanwhile. Any thread but the writer's and
+ * those that it waits for; one call at a time. */
+void writer_call(struct logstore *ls, void (*run)(struct logstore *ls, void *arg), void *arg);
+/* Becomes read-only: writes are refused from now on. Said once: cannot `what` the file at `path`. */
+void writer_fail(struct logstore *ls, int error, const char *what, const char *path);
 
 /* ---- background.c: checkpoints, interval syncs, zeros ---- */
 

@@ -149,7 +149,7 @@ static int64_t examine_whole(struct read_state *r, struct slice bytes)
 {
     size_t used;
 
-    if (record_decode(bytes, &r->get->rec, &used) != RECORD_DONE)
+    if (record_decode(r->ls->salt, bytes, &r->get->rec, &used) != RECORD_DONE)
         return damaged(r);
     if (r->get->rec.value.len > STORE_INLINE_MAX)
         segment_set_verified(r->segment, r->entry.offset);
@@ -166,7 +166,7 @@ static int64_t examine(struct read_state *r, struct slice bytes)
     uint64_t meta_len;
     int64_t rc;
 
-    if (record_decode_head(bytes, &get->rec, &layout) != RECORD_DONE)
+    if (record_decode_head(r->ls->salt, bytes, &get->rec, &layout) != RECORD_DONE)
         return damaged(r);
     if (record_layout_length(&layout) != r->entry.length)
         return damaged(r);
@@ -492,7 +492,7 @@ int reader_load_record(struct logstore *ls, const struct entry *e, struct record
         len = io_read_upto(s->fd, memory, room, e->offset);
         if (len < 0)
             rc = (int)len;
-        else if (record_decode(slice_of(memory, (size_t)len), out, &used) != RECORD_DONE)
+        else if (record_decode(ls->salt, slice_of(memory, (size_t)len), out, &used) != RECORD_DONE)
             rc = -EUCLEAN;
     }
     if (rc != 0) {

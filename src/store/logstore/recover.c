@@ -63,6 +63,7 @@ static int load_identity(struct recovery *rc, bool *renew)
         log_info("the data directory %s was copied or moved: it begins a new history", ls->dir);
         *renew = true;
     }
+    ls->salt = identity_salt(&ls->id);
     rc->on_disk = ls->id;
     ls->id.device = place.device;
     ls->id.inode = place.inode;
@@ -155,7 +156,7 @@ static int drop_headless(struct recovery *rc, size_t i)
         return bad_segment(s, "has a damaged header");
     if (i > 0 && s->number != rc->numbers[i - 1] + 1)
         return bad_segment(s, "does not follow the segment before it: a file is missing");
-    result = tail_holds_records(s);
+    result = tail_holds_records(rc, s);
     if (result != 0)
         return result < 0 ? result : bad_segment(s, "has a damaged header");
     result = put_aside(rc, s);
@@ -502,8 +503,10 @@ int recover_run(struct logstore *ls)
     struct recovery rc = {.ls = ls};
     int result = directory_open(ls, &rc.is_new);
 
-    if (result == 0)
+    if (result == 0) {
+        space_begin(ls);
         result = run(&rc);
+    }
     for (size_t i = 0; rc.segments != NULL && i < rc.count; i++)
         if (rc.segments[i] != NULL)
             segment_unref(rc.segments[i]);

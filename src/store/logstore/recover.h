@@ -42,7 +42,7 @@ int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end
 int tail_judge(struct recovery *rc, size_t i, uint64_t offset);
 
 /* tail.c: is there a good record anywhere in the file? 1, 0, or -errno. */
-int tail_holds_records(struct segment *s);
+int tail_holds_records(const struct recovery *rc, struct segment *s);
 
 /* tail.c: saves and cuts off everything from the spot on, later segments too. Says what went and
  * where it is. */

@@ -147,14 +147,15 @@ static int replay_one(struct recovery *rc, struct segment *s, struct window *w, 
     struct place at = {s->number, (uint32_t)*offset, 0};
     size_t used;
     enum record_parse parse = record_decode(
-        slice_of(w->data + (*offset - w->offset), w->len - (*offset - w->offset)), &r, &used);
+        rc->ls->salt, slice_of(w->data + (*offset - w->offset), w->len - (*offset - w->offset)), &r,
+        &used);
     int result;
 
     if (parse == RECORD_MORE && w->offset + w->len < end && *offset != w->offset) {
         result = fill(w, s, *offset, end);
         if (result != 0)
             return result;
-        parse = record_decode(slice_of(w->data, w->len), &r, &used);
+        parse = record_decode(rc->ls->salt, slice_of(w->data, w->len), &r, &used);
     }
     if (parse != RECORD_DONE || r.seq != rc->seq + 1)
         return 1;

@@ -35,10 +35,14 @@ enum {
     OFF_FLUSH = 120,
     OFF_FLUSH_PENDING = 134,
     OFF_FLUSH_PENDING_MS = 148,
-    OFF_RESERVED = 156,
+    OFF_LAST_SEQ = 156,
+    OFF_CLEAN_SEQ = 164,
+    OFF_END = 172,
+    OFF_RESERVED = 180,
 };
 
 #define SEGMENT_BIT_BIG 1u
+#define SEGMENT_BIT_COMPACTED 2u
 
 /* How long a page that was seen in the page cache is believed to be there. The rest of the risk is
  * one fault. */
@@ -55,7 +59,8 @@ size_t segment_header_encode(const struct segment_header *h, unsigned char *out)
     put_u32le(out + OFF_LENGTH, (uint32_t)length);
     put_u32le(out + OFF_FORMAT, SEGMENT_FORMAT);
     put_u64le(out + OFF_NUMBER, h->number);
-    put_u32le(out + OFF_BITS, h->big_value ? SEGMENT_BIT_BIG : 0);
+    put_u32le(out + OFF_BITS,
+              (h->big_value ? SEGMENT_BIT_BIG : 0) | (h->compacted ? SEGMENT_BIT_COMPACTED : 0));
     put_u32le(out + OFF_VECTORS_LEN, (uint32_t)h->vectors.len);
     memcpy(out + OFF_UUID, h->store_uuid, sizeof(h->store_uuid));
     put_u64le(out + OFF_HISTORY, h->history);
@@ -69,6 +74,9 @@ size_t segment_header_encode(const struct segment_header *h, unsigned char *out)
     stamp_put(out + OFF_FLUSH, h->flush);
     stamp_put(out + OFF_FLUSH_PENDING, h->flush_pending);
     put_u64le(out + OFF_FLUSH_PENDING_MS, (uint64_t)h->flush_pending_ms);
+    put_u64le(out + OFF_LAST_SEQ, h->last_seq);
+    put_u64le(out + OFF_CLEAN_SEQ, h->clean_seq);
+    put_u64le(out + OFF_END, h->end);
     if (h->vectors.len > 0)
         memcpy(out + SEGMENT_HEADER_FIXED, h->vectors.ptr, h->vectors.len);
     put_u64le(out + OFF_SUM, hash_bytes(out + OFF_LENGTH, length - OFF_LENGTH));
@@ -107,6 +115,10 @@ enum record_parse segment_header_decode(struct slice bytes, struct segment_heade
     h->flush = stamp_get(p + OFF_FLUSH);
     h->flush_pending = stamp_get(p + OFF_FLUSH_PENDING);
     h->flush_pending_ms = (int64_t)get_u64le(p + OFF_FLUSH_PENDING_MS);
+    h->compacted = (get_u32le(p + OFF_BITS) & SEGMENT_BIT_COMPACTED) != 0;
+    h->last_seq = get_u64le(p + OFF_LAST_SEQ);
+    h->clean_seq = get_u64le(p + OFF_CLEAN_SEQ);
+    h->end = get_u64le(p + OFF_END);
     h->vectors = slice_of(bytes.ptr + SEGMENT_HEADER_FIXED, *length - SEGMENT_HEADER_FIXED);
     return RECORD_DONE;
 }

@@ -18,7 +18,7 @@
 #include "base/slice.h"
 #include "store/record.h"
 
-#define SEGMENT_HEADER_FIXED 168u
+#define SEGMENT_HEADER_FIXED 192u
 #define SEGMENT_HEADER_MAX (SEGMENT_HEADER_FIXED + 64u * 1024)
 #define SEGMENT_FORMAT 1u
 
@@ -32,7 +32,7 @@
 
 struct segment_header {
     unsigned char store_uuid[16];
-    uint64_t number;          /* of the segment, from 1; of a big value its file number */
+    uint64_t number;          /* of the file, from 1, never used twice; of a big value its own */
     bool big_value;           /* the file holds one value that a log record names */
     uint64_t history;         /* the history in which first_seq was written */
     uint64_t first_seq;       /* of the first record written here */
@@ -46,6 +46,13 @@ struct segment_header {
     struct stamp flush; /* newest flush in force before this segment */
     struct stamp flush_pending;
     int64_t flush_pending_ms;
+    /* Compacted: made out of a run of segments. last_seq: up to where it stands for them (records
+     * may be missing); clean_seq: every record here that is superseded by one up to there was let
+     * go; end: bytes of the file. All 0 in other segments. */
+    bool compacted;
+    uint64_t last_seq;
+    uint64_t clean_seq;
+    uint64_t end;
     struct slice vectors; /* replication vectors and positions before this segment */
 };
 
@@ -73,6 +80,9 @@ struct segment {
     /* per granule: second in which it was last seen in the page cache, never 0 */
     _Atomic uint16_t *proofs;
     uint64_t first_seq;
+    uint64_t last_seq;  /* of a closed segment: the last seq that it stands for; else 0 */
+    uint64_t clean_seq; /* as in the header */
+    bool compacted;
     uint32_t header_bytes;
     _Atomic uint64_t end; /* bytes that hold records; grows only */
     char *path;

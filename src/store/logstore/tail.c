@@ -49,7 +49,7 @@ static size_t without_zeros(const char *data, size_t len)
 
 /* The next place in `rest` where a good record head stands; *rest then begins behind its first
  * byte. False: none. */
-static bool find_record(struct slice *rest, struct record *r)
+static bool find_record(uint64_t salt, struct slice *rest, struct record *r)
 {
     static const char magic[4] = {'T', 'T', 'R', '1'};
     struct record_layout layout;
@@ -62,7 +62,7 @@ static bool find_record(struct slice *rest, struct record *r)
             return false;
         from = slice_after(*rest, (size_t)(at - rest->ptr));
         *rest = slice_after(from, 1);
-        if (record_decode_head(from, r, &layout) == RECORD_DONE)
+        if (record_decode_head(salt, from, r, &layout) == RECORD_DONE)
             return true;
     }
     return false;
@@ -88,13 +88,13 @@ static bool proves_synced(const struct recovery *rc, const char *data, size_t le
     struct slice rest = slice_of(data, len);
     struct record r;
 
-    while (find_record(&rest, &r))
+    while (find_record(rc->ls->salt, &rest, &r))
         if (is_plausible(rc, &r, most) && r.unsynced < r.seq && r.seq - 1 - r.unsynced > rc->seq)
             return true;
     return false;
 }
 
-int tail_holds_records(struct segment *s)
+int tail_holds_records(const struct recovery *rc, struct segment *s)
 {
     struct slice rest;
     struct record r;
@@ -104,7 +104,7 @@ int tail_holds_records(struct segment *s)
 
     rest = slice_of(data, len);
     if (result == 0)
-        result = find_record(&rest, &r);
+        result = find_record(rc->ls->salt, &rest, &r);
     free(data);
     return result;
 }
@@ -117,7 +117,8 @@ static int report_damage(struct recovery *rc, size_t i, uint64_t offset)
     char head[RECORD_HEAD_FIXED + 256];
     ssize_t got = io_read_upto(rc->segments[i]->fd, head, sizeof(head), (off_t)offset);
 
-    if (got > 0 && record_decode_head(slice_of(head, (size_t)got), &r, &layout) == RECORD_DONE &&
+    if (got > 0 &&
+        record_decode_head(rc->ls->salt, slice_of(head, (size_t)got), &r, &layout) == RECORD_DONE &&
         layout.head_len + layout.key_len <= (size_t)got &&
         asprintf(&key, " (key %.*s)", (int)layout.key_len, head + layout.head_len) == -1)
         key = NULL;

@@ -10,6 +10,9 @@
  * appending. A batch is decided, written with one call, synced as the policy asks, and only then
  * seen by readers and answered. A batch that cannot be written is taken back whole.
  *
+ * What others want done while nothing changes (a freeze of the delta, the mending of places after a
+ * compaction) runs here between two batches: then every record that was decided is also visible.
+ *
  * Gathering (policy always): a sync covers whoever waits, so it pays to wait a moment for those
  * whom the last sync has just answered: until as many wait as it covered plus those that had come
  * meanwhile, at most half the smoothed sync time and never more than 2 ms. With a single client
@@ -17,6 +20,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -96,7 +100,7 @@ static void sleep_for(struct logstore *ls, uint32_t count, int64_t until_us)
 {
     atomic_store(&ls->wake_at, count);
     if (atomic_load(&ls->inbox_count) >= count || atomic_load(&ls->writer_stop) ||
-        atomic_load(&ls->checkpoint.freeze_wanted)) {
+        atomic_load(&ls->checkpoint.freeze_wanted) || atomic_load(&ls->call) != NULL) {
         /* Whoever has taken wake_at away posts; that post must not wake a later sleep for
          * nothing. */
         if (atomic_exchange(&ls->wake_at, 0) != 0)
@@ -176,7 +180,9 @@ static enum store_status status_of(int rc)
     case 0: return STORE_OK;
     case -ENOSPC:
     case -EDQUOT: return STORE_NO_SPACE;
-    case -ENOMEM: return STORE_NO_MEMORY;
+    case -ENOMEM:
+    case -EMFILE: /* others hold the descriptors: later there may be some */
+    case -ENFILE: return STORE_NO_MEMORY;
     case -EUCLEAN: return STORE_DAMAGED;
     case -EROFS: return STORE_READ_ONLY;
     default: return STORE_IO_ERROR;
@@ -198,6 +204,7 @@ static void record_begin(struct record *r, enum record_kind kind, struct slice k
     r->attrs = r->value = slice_of(NULL, 0);
     r->big_file = r->big_bytes = r->big_sum = 0;
     r->slot_count = 0;
+    r->cut = false;
 }
 
 /* Makes sure that a record of this body fits into the active segment. 0; 1: write the batch first;
@@ -209,14 +216,25 @@ static int make_room(struct logstore *ls, size_t body_len)
     return ls->log.piece_count > 0 ? 1 : log_rotate(ls);
 }
 
+/* A full disk refuses what makes the log grow and frees nothing. A value in a file of its own has
+ * been judged as it came. */
+static int check_space(struct logstore *ls, const struct record *r)
+{
+    if (r->kind == RECORD_DELETE || r->big_bytes > 0)
+        return 0;
+    return space_check_put_now(ls, 1);
+}
+
 /* Puts the record into the batch and its effect into the state. `owned` is freed sooner or later in
  * every case. */
 static enum decision append(struct logstore *ls, struct store_write *w, struct record *r,
                             uint64_t body_sum, void *owned, const struct entry *prev)
 {
     struct place at;
-    int rc = make_room(ls, r->key.len + r->attrs.len + r->value.len);
+    int rc = check_space(ls, r);
 
+    if (rc == 0)
+        rc = make_room(ls, r->key.len + r->attrs.len + r->value.len);
     if (rc < 0) {
         free(owned);
         w->status = status_of(rc);
@@ -230,14 +248,15 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
     r->key = w->key;
     r->attrs = r->value = slice_of(NULL, 0);
     rc = keyspace_apply(ls, r, at, w->hash, prev);
-    if (rc != 0)
-        /* The record is in the batch and cannot be taken out alone: it stays, as a write whose
-         * answer was lost. */
-        log_warn("no memory for the index entry of a record in segment %u", at.segment);
-    w->in_delta = rc == 0 && r->kind != RECORD_FLUSH;
+    w->status = status_of(rc);
+    if (rc != 0) {
+        log_take_out(ls, at);
+        return DECIDED;
+    }
+    space_took(ls, at.length);
+    w->in_delta = true;
     w->appended = true;
     w->cas = record_cas(r);
-    w->status = status_of(rc);
     return DECIDED;
 }
 
@@ -396,7 +415,9 @@ static enum decision change_put(struct logstore *ls, struct store_write *w,
     /* An empty batch takes the record for certain: the file is not written in vain. */
     if (ls->log.piece_count > 0)
         return BATCH_IS_FULL;
-    rc = big_write_now(ls, w->key, change->attrs, change->pieces, &r);
+    rc = space_check_put_now(ls, len);
+    if (rc == 0)
+        rc = big_write_now(ls, w->key, change->attrs, change->pieces, &r);
     if (rc != 0) {
         w->status = status_of(rc);
         return DECIDED;
@@ -633,12 +654,50 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     return w;
 }
 
+/* ---- what others want done between two batches ---- */
+
+struct writer_call {
+    void (*run)(struct logstore *ls, void *arg);
+    void *arg;
+    sem_t done;
+};
+
+static void run_call(struct logstore *ls)
+{
+    struct writer_call *call = atomic_load(&ls->call);
+
+    if (call == NULL)
+        return;
+    atomic_store(&ls->call, NULL);
+    call->run(ls, call->arg);
+    sem_post(&call->done);
+}
+
+void writer_call(struct logstore *ls, void (*run)(struct logstore *ls, void *arg), void *arg)
+{
+    struct writer_call call = {.run = run, .arg = arg};
+
+    if (!ls->writer_runs) {
+        run(ls, arg);
+        return;
+    }
+    sem_init(&call.done, 0, 0);
+    pthread_mutex_lock(&ls->call_mutex);
+    atomic_store(&ls->call, &call);
+    writer_wake(ls);
+    while (sem_wait(&call.done) == -1 && errno == EINTR)
+        ;
+    pthread_mutex_unlock(&ls->call_mutex);
+    sem_destroy(&call.done);
+}
+
 static void run_chain(struct logstore *ls, struct writer_state *ws, struct store_write *w)
 {
     unsigned covered = 0;
 
     while (w != NULL) {
         w = run_batch(ls, ws, w);
+        run_call(ls);
         covered += ws->count;
         background_slow_down(ls);
     }
@@ -660,13 +719,14 @@ static void *writer_main(void *arg)
 
         if (atomic_load(&ls->checkpoint.freeze_wanted))
             background_freeze(ls);
+        run_call(ls);
         keyspace_fold_flush(ls, keyspace_now_ms(ls));
         if (atomic_load(&ls->inbox_count) > 0)
             gather(ls, ws);
         chain = take_inbox(ls);
         if (chain != NULL)
             run_chain(ls, ws, chain);
-        else if (atomic_load(&ls->writer_stop))
+        else if (atomic_load(&ls->writer_stop) && atomic_load(&ls->call) == NULL)
             break;
         else
             sleep_for(ls, 1, 0);
@@ -721,11 +781,16 @@ int writer_mark_clean(struct logstore *ls)
     return rc != 0 ? rc : log_sync(ls);
 }
 
-void writer_fail(struct logstore *ls, int error, const char *what)
+void writer_fail(struct logstore *ls, int error, const char *what, const char *path)
 {
+    const char *slash = strrchr(path, '/');
+
     if (atomic_exchange(&ls->read_only, true))
         return;
-    log_error("cannot sync %s: %s; no more writes are taken until a restart", what,
+    snprintf(ls->failure_text, sizeof(ls->failure_text), "read-only: cannot %s %s: %s", what,
+             slash != NULL ? slash + 1 : path, strerror(-error));
+    atomic_store(&ls->failure, ls->failure_text);
+    log_error("cannot %s %s: %s; no more writes are taken until a restart", what, path,
               strerror(-error));
     if (directory_note(ls) != 0)
         log_error("cannot note the failed sync in %s/STORE", ls->dir);
