@@ -79,7 +79,12 @@ const struct option_spec option_table[] = {
     {.name = "--segment-size", .argument = "SIZE", .group = GROUP_DATA,
      .type = OPTION_SIZE, .field = FIELD(segment_bytes), .min = 4 * MIB, .max = GIB,
      .preset = "64m",
-     .help = "size of one file of the log, 4m to 1g"},
+     .help = "size of one file of the log, 4m to 1g; on a small disk at most a sixteenth of it"},
+    {.name = "--reserve", .argument = "SIZE", .group = GROUP_DATA,
+     .type = OPTION_SIZE, .field = FIELD(reserve_bytes), .min = 0, .max = UINT64_MAX - 1,
+     .shown = "two segments or 1 % of the disk, whichever is more, at most a tenth of it",
+     .help = "room on the disk that is left for deletes and upkeep: writes that need more are "
+             "refused while less is free; 0: none"},
     {.name = "-sid", .argument = "N", .group = GROUP_DATA,
      .type = OPTION_NUMBER, .field = FIELD(sid), .min = 0, .max = 65535, .preset = "0",
      .help = "this server's id in a group of servers; 0: alone"},
@@ -254,6 +259,7 @@ static void take_defaults(struct options *out)
 {
     memset(out, 0, sizeof(*out));
     out->log_level = LOG_INFO;
+    out->reserve_bytes = STORE_RESERVE_DEFAULT;
     for (const struct option_spec *spec = option_table; spec->name != NULL; spec++) {
         if (spec->preset != NULL)
             take_argument(spec, spec->preset, out);

@@ -108,6 +108,7 @@ static int open_store(struct server *server)
         .sync_interval_ms = (int64_t)options->sync_interval_ms,
         .segment_bytes = options->segment_bytes,
         .max_value_bytes = options->max_value_bytes,
+        .reserve_bytes = options->reserve_bytes,
         .node = (uint16_t)options->sid,
         .reader_ports = server->app.threads,
         .pool = server->pool,

@@ -102,6 +102,7 @@ static void init_condition(void)
 int signals_start(void (*on_exit)(void))
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is an error of the write */
     signal(SIGUSR1, SIG_IGN);
     init_condition();
     signals.on_exit = on_exit;

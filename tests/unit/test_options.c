@@ -50,6 +50,7 @@ static void without_options_the_documented_defaults_hold(void **state)
     assert_int_equal(o.sync, STORE_SYNC_ALWAYS);
     assert_int_equal(o.segment_bytes, 64 << 20);
     assert_int_equal(o.max_value_bytes, 64 << 20);
+    assert_true(o.reserve_bytes == STORE_RESERVE_DEFAULT);
     assert_int_equal(o.sid, 0);
     assert_null(o.log_path);
     assert_int_equal(o.log_level, LOG_INFO);
@@ -82,6 +83,8 @@ static void numbers_are_taken_up_to_their_limits(void **state)
         {{"--max-value=512K", "d"}, NUMBER(max_value_bytes), 512 << 10},
         {{"--segment-size", "4m", "d"}, NUMBER(segment_bytes), 4 << 20},
         {{"--segment-size=1g", "d"}, NUMBER(segment_bytes), UINT64_C(1) << 30},
+        {{"--reserve", "0", "d"}, NUMBER(reserve_bytes), 0},
+        {{"--reserve=3g", "d"}, NUMBER(reserve_bytes), UINT64_C(3) << 30},
         {{"--max-conns", "5", "d"}, NUMBER(max_conns), 5},
         {{"--idle-timeout", "7", "d"}, NUMBER(idle_timeout_s), 7},
         {{"-tout", "0", "d"}, NUMBER(stall_timeout_s), 0},

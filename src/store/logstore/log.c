@@ -390,14 +390,15 @@ static int create_file(const char *path)
 }
 
 /* The new file's header and name are on the disk before a record goes into it: whatever stands
- * there later without a good header is damage. */
+ * there later without a good header is damage. A file system that finds out only now that it is
+ * full has lost nothing of ours. */
 static int settle_file(struct logstore *ls, int fd, const char *path)
 {
     int rc = io_fdatasync(fd);
 
     if (rc == 0)
         rc = io_fsync(ls->log_dir_fd);
-    if (rc != 0)
+    if (rc != 0 && rc != -ENOSPC && rc != -EDQUOT)
         writer_fail(ls, rc, "sync", path);
     return rc;
 }
@@ -413,6 +414,25 @@ static void close_active(struct logstore *ls)
     if (io_truncate(log->active->fd, (off_t)log->tail) == 0)
         atomic_store(&log->zero_end, log->tail);
     pthread_mutex_unlock(&log->fill_mutex);
+}
+
+/* A file that was begun in vain goes for certain before the segment before it grows on: brought back
+ * by a power cut it would say that the other had ended there. */
+static void give_up_file(struct logstore *ls, int fd, struct segment *s, const char *path)
+{
+    int rc;
+
+    if (fd < 0)
+        return;
+    if (s != NULL)
+        segment_unref(s);
+    else
+        close(fd);
+    rc = io_unlink(path);
+    if (rc == 0)
+        rc = io_fsync(ls->log_dir_fd);
+    if (rc != 0)
+        writer_fail(ls, rc, "remove", path);
 }
 
 int log_rotate(struct logstore *ls)
@@ -436,12 +456,8 @@ int log_rotate(struct logstore *ls)
         rc = log_publish_segment(ls, s);
     if (rc != 0) {
         complain(log, rc, "begin the segment", path == NULL ? ls->dir : path);
-        if (s != NULL)
-            segment_unref(s);
-        else if (fd >= 0)
-            close(fd);
-        if (fd >= 0)
-            (void)io_unlink(path);
+        give_up_file(ls, fd, s, path);
+        space_failed(ls, rc);
         free(path);
         return rc;
     }
@@ -502,6 +518,7 @@ bool log_fill_ahead(struct logstore *ls)
     struct segment *s;
     uint64_t target;
     bool any = false;
+    int64_t filled;
     int rc;
 
     /* Zeros make syncs cheaper; where a sync covers seconds of writes they are written in vain. */
@@ -511,8 +528,11 @@ bool log_fill_ahead(struct logstore *ls)
     if (s == NULL)
         return false;
     target = fill_target(ls, atomic_load(&log->zero_end), atomic_load(&s->end));
-    while (fill_piece(ls, number, target) > 0)
+    /* What is left of the disk is not for zeros. */
+    while (space_has_room(ls, 2 * FILL_PIECE) && (filled = fill_piece(ls, number, target)) > 0) {
+        space_took(ls, (uint64_t)filled);
         any = true;
+    }
     /* A full disk is the writer's to report. The zeros are synced so that later syncs find nothing
      * but the records. */
     rc = any ? io_fdatasync(s->fd) : 0;

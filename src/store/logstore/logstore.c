@@ -17,20 +17,33 @@
 #include "store/logstore/logstore.h"
 #include "store/logstore/scan.h"
 
+/* So many ports beyond those announced find a place in the index's table of readers. */
+#define PORTS_SPARE 2
+
 /* ---- ports ---- */
 
 static int port_open(struct store *store, struct aio *aio, struct store_port **out)
 {
     struct logstore *ls = logstore_of(store);
-    struct logstore_port *p = aligned_alloc(_Alignof(struct logstore_port), sizeof(*p));
+    struct logstore_port *p;
     int rc;
 
-    if (p == NULL)
+    if (atomic_fetch_add(&ls->port_count, 1) >= ls->config.reader_ports + PORTS_SPARE) {
+        atomic_fetch_sub(&ls->port_count, 1);
+        log_error("more than %u threads want to use the store %s", ls->config.reader_ports,
+                  ls->dir);
+        return -EMFILE;
+    }
+    p = aligned_alloc(_Alignof(struct logstore_port), sizeof(*p));
+    if (p == NULL) {
+        atomic_fetch_sub(&ls->port_count, 1);
         return -ENOMEM;
+    }
     memset(p, 0, sizeof(*p));
     p->scratch = malloc(PORT_SCRATCH);
     rc = p->scratch == NULL ? -ENOMEM : store_port_init(&p->base, store, aio);
     if (rc != 0) {
+        atomic_fetch_sub(&ls->port_count, 1);
         free(p->scratch);
         free(p);
         return rc;
@@ -48,6 +61,7 @@ static void port_close(struct store_port *port)
     grace_wait(&logstore_of(port->store)->grace); /* the writer may still be about to wake it */
     if (p->reader != NULL)
         index_reader_close(p->reader);
+    atomic_fetch_sub(&logstore_of(port->store)->port_count, 1);
     store_port_fini(port);
     free(p->scratch);
     free(p);

@@ -127,6 +127,7 @@ struct logstore {
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */
     _Atomic uint64_t live_count;
     struct space space;
+    _Atomic unsigned port_count;
 
     /* Flush, as readers need it: everything with base <= flush is dead. Written by the writer (and
      * recovery) under flush_lock's sequence. */

@@ -205,7 +205,9 @@ static void set_status(struct read_state *r, int64_t rc)
     switch (rc) {
     case 0: get->status = STORE_OK; break;
     case -ENOENT: get->status = STORE_NOT_FOUND; break;
-    case -ENOMEM: get->status = STORE_NO_MEMORY; break;
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE: get->status = STORE_NO_MEMORY; break;
     case -EUCLEAN: get->status = STORE_DAMAGED; break;
     default: get->status = STORE_IO_ERROR; break;
     }

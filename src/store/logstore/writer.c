@@ -179,7 +179,8 @@ static enum store_status status_of(int rc)
     switch (rc) {
     case 0: return STORE_OK;
     case -ENOSPC:
-    case -EDQUOT: return STORE_NO_SPACE;
+    case -EDQUOT:
+    case -EFBIG: return STORE_NO_SPACE; /* the last: a limit on the size of files */
     case -ENOMEM:
     case -EMFILE: /* others hold the descriptors: later there may be some */
     case -ENFILE: return STORE_NO_MEMORY;
