@@ -3,6 +3,7 @@
  * changes, operations on touched, expired and big records, and several stores in one process; in
  * memory, from the index, and rebuilt from the log.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
