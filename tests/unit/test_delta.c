@@ -1,6 +1,6 @@
 /*
- * test_delta.c - the in-memory index (store/logstore/delta.h): a random run against a plain model,
- * visibility, undo, growth, order, and readers beside a writer.
+ * test_delta.c - the in-memory index (store/logstore/delta.h, delta_view.h): a random run against a
+ * plain model, visibility, undo, growth, order, views, and readers beside a writer.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,6 +15,7 @@
 #include "base/hash.h"
 #include "random.h"
 #include "store/logstore/delta.h"
+#include "store/logstore/delta_view.h"
 #include "store/logstore/index.h"
 
 /* An entry that can be told from the others, in all its fields. */
@@ -314,6 +315,193 @@ static void sorted_items_are_in_the_order_of_the_index(void **state)
     delta_free(d);
 }
 
+/* ---- views ---- */
+
+enum { VIEW_KEYS = 4000 };
+
+/* The keys that were put, sorted; the array's memory is the test's. */
+struct put_keys {
+    struct slice keys[VIEW_KEYS];
+    size_t count;
+};
+
+/* Notes a key that is put; its place in the order. */
+static void note_key(struct put_keys *p, struct slice key)
+{
+    char *copy = malloc(key.len + 1);
+    size_t i = p->count;
+
+    assert_non_null(copy);
+    memcpy(copy, key.ptr, key.len);
+    for (size_t at = 0; at < p->count; at++) {
+        if (slice_equal(p->keys[at], key)) {
+            free(copy);
+            return;
+        }
+    }
+    assert_true(p->count < VIEW_KEYS);
+    while (i > 0 && slice_compare(p->keys[i - 1], key) > 0) {
+        p->keys[i] = p->keys[i - 1];
+        i--;
+    }
+    p->keys[i] = slice_of(copy, key.len);
+    p->count++;
+}
+
+static void free_keys(struct put_keys *p)
+{
+    for (size_t i = 0; i < p->count; i++)
+        free((void *)(uintptr_t)p->keys[i].ptr);
+    free(p);
+}
+
+/* The view has exactly these keys from `start` on (NULL: all), upwards or downwards. */
+static void check_walk(const struct delta_view *view, const struct put_keys *p,
+                       const struct slice *start, bool reverse)
+{
+    struct delta_cursor cursor;
+    struct slice key;
+    size_t i = 0;
+
+    delta_cursor_begin(&cursor, view, start, reverse);
+    for (size_t n = 0; n < p->count; n++) {
+        struct slice want = p->keys[reverse ? p->count - 1 - n : n];
+        int order = start == NULL ? 0 : slice_compare(want, *start);
+
+        if (reverse ? order > 0 : order < 0)
+            continue;
+        assert_true(delta_cursor_next(&cursor, &key));
+        assert_true(slice_equal(key, want));
+        i++;
+    }
+    assert_false(delta_cursor_next(&cursor, &key));
+    assert_false(delta_cursor_next(&cursor, &key));
+}
+
+static void check_view(struct delta *d, const struct put_keys *p, struct random *random)
+{
+    struct delta_view view;
+    char other[700];
+    struct slice starts[] = {
+        p->keys[random_below(random, p->count)],
+        slice_of(other, random_key(random, other)),
+    };
+
+    assert_int_equal(delta_view_open(d, &view), 0);
+    for (unsigned reverse = 0; reverse < 2; reverse++) {
+        check_walk(&view, p, NULL, reverse);
+        check_walk(&view, p, &starts[0], reverse);
+        check_walk(&view, p, &starts[1], reverse);
+    }
+    assert_true(delta_view_bytes(d) <= 2 * p->count * sizeof(void *) + 4096);
+    delta_view_close(&view);
+}
+
+/* Puts of new keys, of old ones, and some taken back: a view has every key that was put, once. */
+static void a_view_has_every_key_that_was_put_in_bytewise_order(void **state)
+{
+    struct random random = random_seeded();
+    struct put_keys *p = calloc(1, sizeof(*p));
+    struct delta *d = delta_new(0);
+    uint64_t seq = 0;
+    char text[700];
+
+    (void)state;
+    assert_non_null(p);
+    while (p->count < VIEW_KEYS - 600) {
+        for (uint64_t n = 1 + random_below(&random, 500); n > 0; n--) {
+            struct slice key = slice_of(text, random_key(&random, text));
+
+            put(d, key, ++seq);
+            note_key(p, key);
+            if (random_below(&random, 8) == 0)
+                delta_undo(d, hash_slice(key), key);
+        }
+        check_view(d, p, &random);
+        if (random_below(&random, 8) == 0)
+            delta_view_forget(d);
+    }
+    assert_true(delta_count(d) < p->count);
+    free_keys(p);
+    delta_free(d);
+}
+
+static void a_view_of_nothing_is_empty(void **state)
+{
+    struct delta *d = delta_new(0);
+    struct put_keys *none = calloc(1, sizeof(*none));
+    struct slice start = slice_str("a");
+    struct delta_view view;
+
+    (void)state;
+    assert_non_null(none);
+    assert_int_equal(delta_view_open(d, &view), 0);
+    check_walk(&view, none, NULL, false);
+    check_walk(&view, none, &start, true);
+    delta_view_close(&view);
+    assert_int_equal(delta_view_bytes(d), 0);
+    free_keys(none);
+    delta_free(d);
+}
+
+static void an_open_view_stays_as_it_was(void **state)
+{
+    struct delta *d = delta_new(0);
+    struct delta_view view;
+    struct delta_view later;
+    struct delta_cursor cursor;
+    struct slice key;
+    uint64_t found = 0;
+
+    (void)state;
+    for (uint64_t n = 0; n < 1000; n++)
+        put(d, slice_of(&n, sizeof(n)), n + 1);
+    delta_ref(d);
+    assert_int_equal(delta_view_open(d, &view), 0);
+    delta_cursor_begin(&cursor, &view, NULL, false);
+    for (uint64_t n = 0; n < 2000; n++) {
+        uint64_t other = 1000 + n;
+
+        put(d, slice_of(&other, sizeof(other)), 1001 + n);
+        if (n % 10 == 0) { /* the runs are merged, and those of the open view live on */
+            assert_int_equal(delta_view_open(d, &later), 0);
+            delta_view_close(&later);
+        }
+        if (n == 1500)
+            delta_view_forget(d);
+        found += n < 500 && delta_cursor_next(&cursor, &key);
+    }
+    delta_free(d); /* the generation's owner goes; the view's user holds it */
+    while (delta_cursor_next(&cursor, &key))
+        found++;
+    assert_int_equal(found, 1000);
+    delta_view_close(&view);
+    delta_free(d);
+}
+
+/* As many puts of the same keys as one likes: the runs have each key at most twice. */
+static void views_take_no_more_memory_than_there_are_keys(void **state)
+{
+    struct delta *d = delta_new(0);
+    struct delta_view view;
+    uint64_t seq = 0;
+
+    (void)state;
+    for (unsigned round = 0; round < 3000; round++) {
+        for (uint64_t n = 0; n < 10; n++) {
+            uint64_t key = (round * 10 + n) % 500;
+
+            put(d, slice_of(&key, sizeof(key)), ++seq);
+        }
+        assert_int_equal(delta_view_open(d, &view), 0);
+        delta_view_close(&view);
+        assert_true(delta_view_bytes(d) <= 2 * 500 * sizeof(void *) + 1024);
+    }
+    delta_view_forget(d);
+    assert_int_equal(delta_view_bytes(d), 0);
+    delta_free(d);
+}
+
 /* ---- readers beside a writer ---- */
 
 enum { RACE_KEYS = 512, RACE_STEPS = 150000, RACE_READERS = 2 };
@@ -331,6 +519,37 @@ struct race {
 static struct slice race_key(uint64_t *i)
 {
     return slice_of(i, sizeof(*i));
+}
+
+/* A view has the keys in order, and every key that had been published before. */
+static void race_view(struct race *r)
+{
+    struct delta_view view;
+    struct delta_cursor cursor;
+    struct slice key;
+    struct slice before = {0};
+    unsigned published = 0;
+    unsigned found = 0;
+    unsigned faults = 0;
+
+    for (uint64_t i = 0; i < RACE_KEYS; i++)
+        published += atomic_load(&r->newest[i]) != 0;
+    if (delta_view_open(r->d, &view) != 0) {
+        atomic_fetch_add(&r->faults, 1);
+        return;
+    }
+    delta_cursor_begin(&cursor, &view, NULL, false);
+    while (delta_cursor_next(&cursor, &key)) {
+        uint64_t number;
+
+        memcpy(&number, key.ptr, sizeof(number));
+        faults += before.ptr != NULL && slice_compare(before, key) >= 0;
+        found += number < RACE_KEYS;
+        before = key;
+    }
+    delta_view_close(&view);
+    if (found < published || faults > 0)
+        atomic_fetch_add(&r->faults, 1);
 }
 
 static void race_walked(const struct delta_item *item, void *arg)
@@ -365,6 +584,10 @@ static void *race_read(void *arg)
         }
         if (turn % 4096 == 0)
             delta_walk(r->d, visible, race_walked, r);
+        if (turn % 1024 == 0)
+            race_view(r);
+        if (turn % 16384 == 0)
+            delta_view_forget(r->d);
     }
     return NULL;
 }
@@ -436,6 +659,10 @@ int main(void)
         cmocka_unit_test(many_keys_stay_findable_in_bounded_memory),
         cmocka_unit_test(keys_of_all_lengths),
         cmocka_unit_test(sorted_items_are_in_the_order_of_the_index),
+        cmocka_unit_test(a_view_has_every_key_that_was_put_in_bytewise_order),
+        cmocka_unit_test(a_view_of_nothing_is_empty),
+        cmocka_unit_test(an_open_view_stays_as_it_was),
+        cmocka_unit_test(views_take_no_more_memory_than_there_are_keys),
         cmocka_unit_test(readers_beside_a_writer_see_whole_and_current_states),
     };
 

@@ -1,8 +1,8 @@
 /*
  * delta.c - the in-memory index of what is not yet in LMDB.
  *
- * Provides: delta.h.
- * Used by:  the log writer (put, undo), readers (find), checkpoint and scan (walk, sorted).
+ * Provides: delta.h, and the nodes in the order of their puts for delta_view.c.
+ * Used by:  the log writer (put, undo), readers (find), checkpoint (sorted), scans.
  * Threads:  one writer; any number of readers without locks.
  *
  * A slot is one atomic 64-bit word: the lower half of the key's hash and a reference to its newest
@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "store/logstore/index.h"
+#include "store/logstore/delta_impl.h"
 
 enum {
     SHARD_BITS = 6,
@@ -44,14 +44,6 @@ enum {
     1u /* slot of a key all of whose nodes were undone: probing goes on, readers see nothing */
 #define REF_FIRST 2u
 
-struct node {
-    uint64_t seq;
-    uint32_t prev; /* reference to the node that this one replaced */
-    uint32_t key_len;
-    struct entry entry;
-    char key[];
-};
-
 struct table {
     struct table *older; /* kept for readers until the generation is freed */
     uint32_t mask;       /* number of slots - 1 */
@@ -65,12 +57,16 @@ struct shard {
 
 struct delta {
     struct shard shards[SHARDS];
+    _Atomic unsigned refs;
     _Atomic size_t count;
     _Atomic size_t bytes;
+    _Atomic uint64_t mark; /* behind the newest node that a slot refers to */
+    struct delta_order order;
     uint32_t chunk_count; /* writer only, like the next three */
     size_t chunk_size;    /* of the newest chunk */
     size_t chunk_used;
-    size_t first_slots; /* of each shard, from the expected number of keys */
+    size_t first_slots;              /* of each shard, from the expected number of keys */
+    uint32_t chunk_ends[CHUNKS_MAX]; /* bytes used, once there is a next chunk */
     char *chunks[CHUNKS_MAX];
 };
 
@@ -95,24 +91,20 @@ static unsigned shard_of(uint64_t hash)
     return (unsigned)(hash >> (64 - SHARD_BITS));
 }
 
-static const struct node *node_at(const struct delta *d, uint32_t ref)
+static const struct delta_node *node_at(const struct delta *d, uint32_t ref)
 {
     size_t at = (size_t)ref << UNIT_SHIFT;
 
-    return (const struct node *)(const void *)(d->chunks[at >> CHUNK_SHIFT] +
-                                               (at & (CHUNK_MAX - 1)));
-}
-
-static struct slice node_key(const struct node *n)
-{
-    return slice_of(n->key, n->key_len);
+    return (const struct delta_node *)(const void *)(d->chunks[at >> CHUNK_SHIFT] +
+                                                     (at & (CHUNK_MAX - 1)));
 }
 
 /* The newest node of the chain with seq <= visible_seq, or NULL. */
-static const struct node *node_visible(const struct delta *d, uint32_t ref, uint64_t visible_seq)
+static const struct delta_node *node_visible(const struct delta *d, uint32_t ref,
+                                             uint64_t visible_seq)
 {
     while (ref != REF_NONE) {
-        const struct node *n = node_at(d, ref);
+        const struct delta_node *n = node_at(d, ref);
 
         if (n->seq <= visible_seq)
             return n;
@@ -155,14 +147,22 @@ struct delta *delta_new(size_t expected)
     if (d == NULL)
         return NULL;
     d->first_slots = slots_for(expected);
+    atomic_init(&d->refs, 1);
     atomic_init(&d->bytes, sizeof *d);
+    delta_order_init(&d->order);
     return d;
+}
+
+void delta_ref(struct delta *d)
+{
+    atomic_fetch_add_explicit(&d->refs, 1, memory_order_relaxed);
 }
 
 void delta_free(struct delta *d)
 {
-    if (d == NULL)
+    if (d == NULL || atomic_fetch_sub_explicit(&d->refs, 1, memory_order_acq_rel) > 1)
         return;
+    delta_order_fini(&d->order);
     for (unsigned i = 0; i < SHARDS; i++) {
         struct table *t = atomic_load_explicit(&d->shards[i].table, memory_order_relaxed);
 
@@ -193,6 +193,8 @@ static int chunk_add(struct delta *d, size_t need)
     chunk = malloc(size);
     if (chunk == NULL)
         return -ENOMEM;
+    if (d->chunk_count > 0)
+        d->chunk_ends[d->chunk_count - 1] = (uint32_t)d->chunk_used;
     d->chunks[d->chunk_count] = chunk;
     d->chunk_size = size;
     /* The first bytes of chunk 0 would have the references REF_NONE and REF_VACANT. */
@@ -202,13 +204,19 @@ static int chunk_add(struct delta *d, size_t need)
     return 0;
 }
 
+static size_t node_size(size_t key_len)
+{
+    size_t unit = 1u << UNIT_SHIFT;
+
+    return (sizeof(struct delta_node) + key_len + unit - 1) / unit * unit;
+}
+
 /* A new node that no reader sees yet. 0 or -ENOMEM. */
 static int node_new(struct delta *d, struct slice key, const struct entry *e, uint64_t seq,
                     uint32_t prev, uint32_t *ref)
 {
-    size_t size = (sizeof(struct node) + key.len + (1u << UNIT_SHIFT) - 1) >> UNIT_SHIFT
-                                                                                  << UNIT_SHIFT;
-    struct node *n;
+    size_t size = node_size(key.len);
+    struct delta_node *n;
     size_t at;
 
     assert(key.len <= RECORD_KEY_MAX);
@@ -218,7 +226,7 @@ static int node_new(struct delta *d, struct slice key, const struct entry *e, ui
         if (rc != 0)
             return rc;
     }
-    n = (struct node *)(void *)(d->chunks[d->chunk_count - 1] + d->chunk_used);
+    n = (struct delta_node *)(void *)(d->chunks[d->chunk_count - 1] + d->chunk_used);
     at = ((size_t)(d->chunk_count - 1) << CHUNK_SHIFT) + d->chunk_used;
     d->chunk_used += size;
     n->seq = seq;
@@ -250,7 +258,7 @@ static _Atomic uint64_t *slot_for(const struct delta *d, struct table *t, uint64
                 vacant = &t->slots[i];
             continue;
         }
-        *found = slot_is_tagged(word, hash) && slice_equal(node_key(node_at(d, ref)), key);
+        *found = slot_is_tagged(word, hash) && slice_equal(delta_node_key(node_at(d, ref)), key);
         if (*found)
             return &t->slots[i];
     }
@@ -305,6 +313,12 @@ static int shard_reserve(struct delta *d, struct shard *s, struct table **out)
     return 0;
 }
 
+/* A place in the nodes' memory, in the order of the puts. */
+static uint64_t mark_of(uint32_t chunk, size_t offset)
+{
+    return (uint64_t)chunk << 32 | offset;
+}
+
 int delta_put(struct delta *d, uint64_t hash, struct slice key, const struct entry *e, uint64_t seq)
 {
     struct shard *s = &d->shards[shard_of(hash)];
@@ -327,6 +341,8 @@ int delta_put(struct delta *d, uint64_t hash, struct slice key, const struct ent
     if (old == 0)
         s->used++;
     atomic_store_explicit(slot, slot_word(hash, ref), memory_order_release);
+    atomic_store_explicit(&d->mark, mark_of(d->chunk_count - 1, d->chunk_used),
+                          memory_order_release);
     return 0;
 }
 
@@ -386,13 +402,13 @@ bool delta_find(const struct delta *d, uint64_t hash, struct slice key, uint64_t
     for (uint32_t i = (uint32_t)hash & t->mask;; i = (i + 1) & t->mask) {
         uint64_t word = atomic_load_explicit(&t->slots[i], memory_order_acquire);
         uint32_t ref = slot_ref(word);
-        const struct node *n;
+        const struct delta_node *n;
 
         if (ref == REF_NONE)
             return false;
         if (ref == REF_VACANT || !slot_is_tagged(word, hash))
             continue;
-        if (!slice_equal(node_key(node_at(d, ref)), key))
+        if (!slice_equal(delta_node_key(node_at(d, ref)), key))
             continue;
         n = node_visible(d, ref, visible_seq);
         if (n == NULL)
@@ -416,14 +432,14 @@ size_t delta_bytes(const struct delta *d)
 
 /* Calls each() for the newest visible node of every key. */
 static void walk_nodes(const struct delta *d, uint64_t visible_seq,
-                       void (*each)(const struct node *n, void *arg), void *arg)
+                       void (*each)(const struct delta_node *n, void *arg), void *arg)
 {
     for (unsigned s = 0; s < SHARDS; s++) {
         const struct table *t = atomic_load_explicit(&d->shards[s].table, memory_order_acquire);
 
         for (size_t i = 0; t != NULL && i <= t->mask; i++) {
             uint64_t word = atomic_load_explicit(&t->slots[i], memory_order_acquire);
-            const struct node *n;
+            const struct delta_node *n;
 
             if (slot_ref(word) < REF_FIRST)
                 continue;
@@ -434,9 +450,9 @@ static void walk_nodes(const struct delta *d, uint64_t visible_seq,
     }
 }
 
-static void item_of(const struct node *n, struct delta_item *item)
+static void item_of(const struct delta_node *n, struct delta_item *item)
 {
-    item->key = node_key(n);
+    item->key = delta_node_key(n);
     item->entry = &n->entry;
     item->seq = n->seq;
 }
@@ -446,7 +462,7 @@ struct walk {
     void *arg;
 };
 
-static void walk_item(const struct node *n, void *arg)
+static void walk_item(const struct delta_node *n, void *arg)
 {
     const struct walk *w = arg;
     struct delta_item item;
@@ -463,73 +479,53 @@ void delta_walk(const struct delta *d, uint64_t visible_seq,
     walk_nodes(d, visible_seq, walk_item, &w);
 }
 
-/* ---- sorting ---- */
+/* ---- in the order of the puts ---- */
 
-/* Bytes of a key that one pass of the sort looks at. */
-#define STEP 7u
+uint64_t delta_mark(const struct delta *d)
+{
+    return atomic_load_explicit(&d->mark, memory_order_acquire);
+}
 
-struct sort_slot {
-    uint64_t word;
-    const struct node *node;
-};
+/* Where the first node of a chunk lies. */
+static size_t chunk_start(uint32_t chunk)
+{
+    return chunk == 0 ? REF_FIRST << UNIT_SHIFT : 0;
+}
+
+void delta_nodes(const struct delta *d, uint64_t from, uint64_t to,
+                 bool (*each)(const struct delta_node *n, void *arg), void *arg)
+{
+    uint32_t chunk = (uint32_t)(from >> 32);
+    uint32_t last = (uint32_t)(to >> 32);
+    size_t at = from == 0 ? chunk_start(0) : (uint32_t)from;
+
+    for (; chunk <= last; at = chunk_start(++chunk)) {
+        size_t end = chunk < last ? d->chunk_ends[chunk] : (uint32_t)to;
+
+        while (at < end) {
+            const struct delta_node *n = (const void *)(d->chunks[chunk] + at);
+
+            at += node_size(n->key_len);
+            if (!each(n, arg))
+                return;
+        }
+    }
+}
+
+struct delta_order *delta_order_of(struct delta *d)
+{
+    return &d->order;
+}
+
+/* ---- sorted ---- */
 
 struct sort_list {
-    struct sort_slot *slots;
+    struct delta_slot *slots;
     size_t count;
     size_t room;
 };
 
-/* STEP bytes of the key from `depth` (at most its length) on, zero-filled, and below them how many
- * there were (STEP + 1: more follow). Keys that agree up to `depth` have the order of these words,
- * as far as the words differ. */
-static uint64_t sort_word(struct slice key, size_t depth)
-{
-    size_t rest = key.len - depth;
-    uint64_t word = 0;
-
-    for (size_t i = 0; i < STEP; i++)
-        word = word << 8 | (i < rest ? (unsigned char)key.ptr[depth + i] : 0);
-    return word << 8 | (rest > STEP ? STEP + 1 : rest);
-}
-
-static int compare_words(const void *a, const void *b)
-{
-    uint64_t x = ((const struct sort_slot *)a)->word;
-    uint64_t y = ((const struct sort_slot *)b)->word;
-
-    return (x > y) - (x < y);
-}
-
-static int compare_slots(const void *a, const void *b)
-{
-    return index_compare_keys(node_key(((const struct sort_slot *)a)->node),
-                              node_key(((const struct sort_slot *)b)->node));
-}
-
-/* Sorts keys of one family that agree in their first `depth` bytes. Comparing words that lie side
- * by side is several times faster than comparing keys all over the memory; where words are equal
- * the next bytes decide. */
-static void sort_slots(struct sort_slot *slots, size_t count, size_t depth)
-{
-    size_t end;
-
-    if (count < 2)
-        return;
-    if (depth + STEP > INDEX_PREFIX_MAX) { /* a long key's order goes on with its hash */
-        qsort(slots, count, sizeof *slots, compare_slots);
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        slots[i].word = sort_word(node_key(slots[i].node), depth);
-    qsort(slots, count, sizeof *slots, compare_words);
-    for (size_t i = 0; i < count; i = end) {
-        for (end = i + 1; end < count && slots[end].word == slots[i].word; end++)
-            ;
-        sort_slots(slots + i, end - i, depth + STEP);
-    }
-}
-
-static void sort_add(const struct node *n, void *arg)
+static void sort_add(const struct delta_node *n, void *arg)
 {
     struct sort_list *list = arg;
 
@@ -537,28 +533,10 @@ static void sort_add(const struct node *n, void *arg)
     list->slots[list->count++].node = n;
 }
 
-/* Long keys have a family of their own, behind all others: brings them to the end. Returns how many
- * others there are. */
-static size_t sort_families(struct sort_slot *slots, size_t count)
-{
-    size_t plain = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        struct sort_slot slot = slots[i];
-
-        if (slot.node->key_len > INDEX_PREFIX_MAX)
-            continue;
-        slots[i] = slots[plain];
-        slots[plain++] = slot;
-    }
-    return plain;
-}
-
 int delta_sorted(const struct delta *d, struct delta_item **items, size_t *count)
 {
     struct sort_list list = {.room = delta_count(d)};
     struct delta_item *out;
-    size_t plain;
 
     list.slots = malloc((list.room + 1) * sizeof *list.slots);
     out = malloc((list.room + 1) * sizeof *out);
@@ -568,9 +546,7 @@ int delta_sorted(const struct delta *d, struct delta_item **items, size_t *count
         return -ENOMEM;
     }
     walk_nodes(d, UINT64_MAX, sort_add, &list);
-    plain = sort_families(list.slots, list.count);
-    sort_slots(list.slots, plain, 0);
-    sort_slots(list.slots + plain, list.count - plain, 0);
+    delta_sort_for_index(list.slots, list.count);
     for (size_t i = 0; i < list.count; i++)
         item_of(list.slots[i].node, &out[i]);
     free(list.slots);

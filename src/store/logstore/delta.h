@@ -2,9 +2,10 @@
  * delta.h - the index of everything that is not yet in LMDB: one generation of an in-memory hash
  * table.
  *
- * Provides: struct delta: put, undo, find, walk.
- * Used by:  writer (puts), readers (find), checkpoint and scan (walk).
- * Threads:  one writer; readers anywhere, lock-free. Freed by its owner after a grace period.
+ * Provides: struct delta: put, undo, find, walk. Its keys in order: delta_view.h.
+ * Used by:  writer (puts), readers (find), checkpoint (sorted), scans.
+ * Threads:  one writer; readers anywhere, lock-free. Its owner gives up its reference after a grace
+ *           period; who needs it for longer than moments takes one of its own.
  *
  * Open addressing in 64 shards that grow one at a time (load <= 2/3); a reader sees an old or a new
  * table of a shard, both complete. Nodes are immutable once published and live in chunks that are
@@ -31,6 +32,9 @@ struct delta_item {
 
 /* `expected` keys: presizes the tables (replay). NULL when memory is short. */
 struct delta *delta_new(size_t expected);
+/* One more reference. The caller has one, or is inside grace. */
+void delta_ref(struct delta *d);
+/* Gives up a reference (delta_new() made the first); frees the generation with the last one. */
 void delta_free(struct delta *d);
 
 /* Writer only. The newest state of the key from record `seq` on. 0 or -ENOMEM (then nothing
@@ -55,6 +59,9 @@ bool delta_find(const struct delta *d, uint64_t hash, struct slice key, uint64_t
 /* Distinct keys, and bytes allocated, as of now. Any thread. */
 size_t delta_count(const struct delta *d);
 size_t delta_bytes(const struct delta *d);
+
+/* The puts that were made up to now: grows with each. Any thread. */
+uint64_t delta_mark(const struct delta *d);
 
 /* Calls each() for every key's newest entry with seq <= visible_seq, in no order; while the writer
  * goes on, keys put meanwhile may or may not be seen. */
