@@ -59,10 +59,8 @@ int stamp_compare(struct stamp a, struct stamp b)
 
 uint64_t record_cas(const struct record *r)
 {
-    uint64_t cas = r->base.version;
+    uint64_t cas = r->has_client_cas ? r->client_cas : r->base.version;
 
-    if (r->has_client_cas)
-        return r->client_cas;
     for (unsigned i = 0; i < r->slot_count; i++)
         cas += r->slots[i].stamp.version - r->base.version;
     return cas;

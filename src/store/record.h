@@ -87,8 +87,8 @@ struct record {
     bool cut; /* it had expired: attributes and value were let go, and it never shows again */
 };
 
-/* What a client sees as "cas": client-chosen, else the base version; of a counter base + sum of
- * (slot - base). */
+/* What a client sees as "cas": client-chosen, else the base version; of a counter that plus the sum
+ * of (slot - base version), so that every change of it changes its cas. */
 uint64_t record_cas(const struct record *r);
 
 /* Length of the value as stored (not of a counter's shown text). */

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "store_fixture.h"
@@ -289,6 +290,58 @@ static void a_touch_survives_increments_and_increments_a_touch(void **state)
 
 /* ---- several stores ---- */
 
+static void note_cas(struct store_write *w)
+{
+    *(uint64_t *)w->owner = w->cas;
+    store_write_free(w);
+}
+
+static uint64_t put_with_cas(struct store_fixture *f, const char *key, char digit, uint64_t chosen)
+{
+    unsigned char cas[8];
+    char attrs[16];
+    struct store_write *w;
+    uint64_t result = 0;
+
+    put_u64le(cas, chosen);
+    w = store_write_new(f->port, slice_str(key),
+                        slice_of(attrs, attr_put(attrs, ATTR_CLIENT_CAS, slice_of(cas, 8))), 1);
+    assert_non_null(w);
+    w->op = STORE_PUT;
+    w->value[0] = digit;
+    w->done = note_cas;
+    w->owner = &result;
+    store_write_submit(w);
+    store_settle(f);
+    return result;
+}
+
+/* Who compares must see that the number is another one, also where a client chose the first cas. */
+static void an_increment_changes_a_cas_that_a_client_chose(void **state)
+{
+    struct store_fixture *f = *state;
+    struct record rec;
+    uint64_t cas[3];
+
+    assert_int_equal(store_open(f), 0);
+    assert_int_equal(put_with_cas(f, "n", '5', 4711), 4711);
+    cas[0] = 4711;
+    for (int i = 1; i < 3; i++) {
+        cas[i] = update(f, "n", count_up, 1).cas;
+        assert_true(cas[i] > cas[i - 1]);
+    }
+    for (int round = 0; round < 2; round++) {
+        free(fetch(f, "n", NULL, NULL, &rec));
+        assert_int_equal(record_cas(&rec), cas[2]);
+        assert_int_equal(write_key(f, STORE_PUT, STORE_IF_CAS, 4711, "n", slice_str("x"), 0).status,
+                         STORE_EXISTS);
+        store_shut(f);
+        assert_int_equal(store_open(f), 0);
+    }
+    assert_int_equal(write_key(f, STORE_PUT, STORE_IF_CAS, cas[2], "n", slice_str("x"), 0).status,
+                     STORE_OK);
+}
+
 static void two_stores_in_one_process_do_not_know_each_other(void **state)
 {
     struct store_fixture *f = *state;
@@ -360,6 +413,7 @@ int main(void)
         T(an_update_over_the_limit_is_refused),
         T(an_expired_record_is_absent_to_updates),
         T(a_touch_survives_increments_and_increments_a_touch),
+        T(an_increment_changes_a_cas_that_a_client_chose),
         T(two_stores_in_one_process_do_not_know_each_other),
         T(a_port_too_many_is_an_error_and_no_more),
     };

@@ -183,6 +183,8 @@ static void cas_follows_base_choice_and_slots(void **state)
     assert_int_equal(record_cas(&r), r.base.version + 13);
     r.has_client_cas = true;
     r.client_cas = 7;
+    assert_int_equal(record_cas(&r), 7 + 13);
+    r.slot_count = 0;
     assert_int_equal(record_cas(&r), 7);
 }
 
