@@ -376,6 +376,51 @@ static void a_walk_begins_at_a_key_and_ends_when_told(void **state)
     fixture_close(f);
 }
 
+static void a_walk_back_begins_below_a_key(void **state)
+{
+    static const struct {
+        const char *before; /* NULL: from the last */
+        size_t limit;
+        const char *keys;
+    } table[] = {
+        {NULL, 8, "fdb"}, {"g", 8, "fdb"}, {"f", 8, "db"}, {"e", 8, "db"},
+        {"b", 8, ""},     {"a", 8, ""},    {NULL, 1, "f"}, {"f", 1, "d"},
+    };
+    struct index_fixture *f = *state;
+
+    fixture_open(f);
+    fixture_put(f, "d", 1);
+    fixture_put(f, "b", 2);
+    fixture_put(f, "f", 3);
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        struct picked p = {.limit = table[i].limit};
+        char from[INDEX_KEY_MAX];
+        size_t len = table[i].before == NULL ? 0 : index_key(slice_str(table[i].before), from);
+
+        assert_int_equal(index_walk_back(f->reader, slice_of(from, len), pick, &p), 0);
+        assert_int_equal(p.count, strlen(table[i].keys));
+        for (size_t k = 0; k < p.count; k++)
+            assert_memory_equal(p.keys[k], (char[2]){table[i].keys[k]}, 2);
+    }
+    fixture_close(f);
+}
+
+static void the_version_changes_with_every_change_only(void **state)
+{
+    struct index_fixture *f = *state;
+    uint64_t before;
+
+    fixture_open(f);
+    for (uint64_t i = 1; i <= 3; i++) {
+        before = index_version(f->reader);
+        assert_int_equal(fixture_seen(f, slice_str("a")), i - 1);
+        assert_true(index_version(f->reader) == before);
+        fixture_put(f, "a", i);
+        assert_true(index_version(f->reader) > before);
+    }
+    fixture_close(f);
+}
+
 static bool find_beside(struct slice index_key, const struct entry *e, void *arg)
 {
     struct index_fixture *f = arg;
@@ -704,6 +749,8 @@ int main(void)
         cmocka_unit_test(the_order_of_keys_is_that_of_their_index_keys),
         fixture_test(a_random_run_agrees_with_a_model),
         fixture_test(a_walk_begins_at_a_key_and_ends_when_told),
+        fixture_test(a_walk_back_begins_below_a_key),
+        fixture_test(the_version_changes_with_every_change_only),
         fixture_test(readers_of_one_thread_do_not_disturb_each_other),
         fixture_test(the_meta_of_the_last_checkpoint_comes_back),
         fixture_test(a_drop_takes_rows_but_not_what_comes_with_it),

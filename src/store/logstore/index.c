@@ -712,16 +712,31 @@ int index_find(struct index_reader *reader, struct slice key, struct entry *out)
 struct walk {
     MDB_cursor *cursor;
     struct slice from;
+    bool back; /* the rows before `from`, downwards */
     bool (*each)(struct slice index_key, const struct entry *e, void *arg);
     void *arg;
 };
 
+/* To the first row of the walk. 0 or LMDB's code. */
+static int walk_begin(const struct walk *w, MDB_val *key, MDB_val *row)
+{
+    int rc;
+
+    *key = val_of(w->from.ptr, w->from.len);
+    if (w->from.len == 0)
+        return mdb_cursor_get(w->cursor, key, row, w->back ? MDB_LAST : MDB_FIRST);
+    rc = mdb_cursor_get(w->cursor, key, row, MDB_SET_RANGE);
+    if (w->back && (rc == 0 || rc == MDB_NOTFOUND))
+        rc = mdb_cursor_get(w->cursor, key, row, rc == 0 ? MDB_PREV : MDB_LAST);
+    return rc;
+}
+
 static int walk_rows(void *arg)
 {
     const struct walk *w = arg;
-    MDB_val key = val_of(w->from.ptr, w->from.len);
+    MDB_val key;
     MDB_val row;
-    int rc = mdb_cursor_get(w->cursor, &key, &row, w->from.len > 0 ? MDB_SET_RANGE : MDB_FIRST);
+    int rc = walk_begin(w, &key, &row);
 
     while (rc == 0) {
         struct entry e;
@@ -730,26 +745,49 @@ static int walk_rows(void *arg)
             return MDB_CORRUPTED;
         if (!w->each(slice_of_val(key), &e, w->arg))
             return 0;
-        rc = mdb_cursor_get(w->cursor, &key, &row, MDB_NEXT);
+        rc = mdb_cursor_get(w->cursor, &key, &row, w->back ? MDB_PREV : MDB_NEXT);
     }
     return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+static int walk(struct index_reader *reader, struct walk *w)
+{
+    int rc = mdb_txn_renew(reader->txn);
+
+    if (rc != 0)
+        return errno_of(rc);
+    rc = mdb_cursor_open(reader->txn, reader->index->keys, &w->cursor);
+    if (rc == 0) {
+        rc = run_read(walk_rows, w);
+        mdb_cursor_close(w->cursor);
+    }
+    mdb_txn_reset(reader->txn);
+    return settle(reader->index, rc);
 }
 
 int index_walk(struct index_reader *reader, struct slice from,
                bool (*each)(struct slice index_key, const struct entry *e, void *arg), void *arg)
 {
     struct walk w = {.from = from, .each = each, .arg = arg};
-    int rc = mdb_txn_renew(reader->txn);
 
-    if (rc != 0)
-        return errno_of(rc);
-    rc = mdb_cursor_open(reader->txn, reader->index->keys, &w.cursor);
-    if (rc == 0) {
-        rc = run_read(walk_rows, &w);
-        mdb_cursor_close(w.cursor);
-    }
-    mdb_txn_reset(reader->txn);
-    return settle(reader->index, rc);
+    return walk(reader, &w);
+}
+
+int index_walk_back(struct index_reader *reader, struct slice before,
+                    bool (*each)(struct slice index_key, const struct entry *e, void *arg),
+                    void *arg)
+{
+    struct walk w = {.from = before, .back = true, .each = each, .arg = arg};
+
+    return walk(reader, &w);
+}
+
+uint64_t index_version(const struct index_reader *reader)
+{
+    MDB_envinfo info = {0};
+
+    (void)mdb_env_info(reader->index->env, &info); /* fails without an environment only */
+    return info.me_last_txnid;
 }
 
 void index_warm(struct index *index, bool (*go_on)(void *arg), void *arg)
