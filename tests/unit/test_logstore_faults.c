@@ -297,6 +297,37 @@ static void names_of_segments_are_durable_before_a_store_serves(void **state)
     assert_true(atomic_load(&log_directory_syncs) > 0);
 }
 
+static _Atomic unsigned parent_syncs;
+
+static int fsync_counting_parent(int fd)
+{
+    char link[64];
+    char path[512];
+    ssize_t len;
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    len = readlink(link, path, sizeof(path));
+    if (len > 8 && memcmp(path + len - 7, "/parent", 7) == 0)
+        atomic_fetch_add(&parent_syncs, 1);
+    return fsync(fd);
+}
+
+/* Else a power cut takes the whole new store with it. */
+static void the_name_of_a_new_data_directory_is_durable(void **state)
+{
+    struct store_fixture *f = *state;
+    struct store_fixture inner = *f;
+
+    snprintf(inner.dir, sizeof(inner.dir), "%.200s/parent", f->dir);
+    assert_int_equal(mkdir(inner.dir, 0700), 0);
+    fresh_calls()->fsync = fsync_counting_parent;
+    io_replace(&calls);
+    atomic_store(&parent_syncs, 0);
+    assert_int_equal(store_open(&inner), 0);
+    store_shut(&inner);
+    assert_int_equal(atomic_load(&parent_syncs), 1);
+}
+
 /* ---- an append that fails while a flush comes into force ---- */
 
 static _Atomic int64_t ticking_ms;
@@ -519,6 +550,7 @@ int main(void)
         T(a_value_whose_sync_failed_is_there_whole_or_not_at_all),
         T(a_sync_that_fails_at_the_stop_begins_a_new_history),
         T(names_of_segments_are_durable_before_a_store_serves),
+        T(the_name_of_a_new_data_directory_is_durable),
         T(a_flush_that_comes_with_a_failed_append_counts),
         T(a_flush_while_a_checkpoint_is_under_way_is_kept),
         T(calls_before_the_end_of_a_start_are_refused),

@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -138,6 +139,21 @@ static int make_folders(struct logstore *ls)
     return rc;
 }
 
+/* The name of the data directory itself, once for every new store. A parent that only others may
+ * read is theirs to look after. */
+static int sync_parent(const char *dir)
+{
+    char *copy = strdup(dir);
+    int rc = copy == NULL ? -ENOMEM : io_sync_dir(dirname(copy));
+
+    if (rc == -EACCES)
+        rc = 0;
+    if (rc != 0)
+        log_error("cannot sync the directory above %s: %s", dir, strerror(-rc));
+    free(copy);
+    return rc;
+}
+
 /* Kept open: syncing a name must not need a descriptor that may not be there. */
 static int open_log_dir(struct logstore *ls)
 {
@@ -164,6 +180,8 @@ int directory_open(struct logstore *ls, bool *is_new)
         rc = open_lock(ls);
     if (rc == 0)
         rc = make_folders(ls);
+    if (rc == 0 && !has_store)
+        rc = sync_parent(ls->dir);
     if (rc == 0)
         rc = open_log_dir(ls);
     if (rc == 0)
