@@ -74,7 +74,7 @@ void mc_answer_ready(struct mc_session *s, struct slice args)
 {
     struct slice word = slice_of(NULL, 0);
     const char *state = "";
-    char line[128];
+    char line[256];
     bool for_write;
     bool is_ready;
     int n;
@@ -84,6 +84,6 @@ void mc_answer_ready(struct mc_session *s, struct slice args)
     if (is_ready)
         n = snprintf(line, sizeof(line), "READY weight=100 lag_ms=0\r\n");
     else
-        n = snprintf(line, sizeof(line), "NOTREADY %.80s lag_ms=0\r\n", state);
+        n = snprintf(line, sizeof(line), "NOTREADY %.160s lag_ms=0\r\n", state);
     conn_write(s->conn, line, (size_t)n);
 }

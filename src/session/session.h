@@ -93,8 +93,8 @@ void session_stats(struct session_app *app,
                    void *arg);
 
 /* What readiness says (session/admin.c): true when reads can be answered; *state is a word
- * (starting, serving, draining, failed). for_write: and writes too; then *state may be "read-only"
- * or the store's reason. */
+ * (starting, serving, draining, failed). for_write: and writes too; then *state may be the store's
+ * reason for refusing them, a few words that are valid until this thread asks again. */
 bool session_is_ready(struct session_app *app, bool for_write, const char **state);
 
 #endif
