@@ -278,7 +278,8 @@ enum store_state store_state(const struct store *store);
 /* Rebuild progress in percent while STORE_STARTING. */
 unsigned store_progress(const struct store *store);
 
-/* True if writes are taken; else *reason says in a few words why not. */
+/* True if writes are taken; else *reason says in a few words why not (valid until this thread asks
+ * again). On a full disk deletes are taken all the same. */
 bool store_writable(const struct store *store, const char **reason);
 
 /* The time by which this store judges expiry and delayed flushes, in Unix milliseconds: the
