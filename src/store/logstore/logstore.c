@@ -312,7 +312,9 @@ static int close_store(struct store *store)
     join_recovery(ls);
     background_end(ls);
     writer_end(ls);
-    if (atomic_load(&ls->state) == STORE_SERVING && !atomic_load(&ls->read_only))
+    if (atomic_load(&ls->read_only))
+        rc = -EROFS; /* it was said: this is no clean stop */
+    else if (atomic_load(&ls->state) == STORE_SERVING)
         rc = settle(ls);
     free_store(ls);
     return rc;
