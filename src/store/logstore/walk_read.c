@@ -1,0 +1,545 @@
+/*
+ * walk_read.c - from record to record, and on behind what is damaged. See walk.h.
+ *
+ * Provides: walk_next(), walk_rewind(), walk_seek(), walk_read_at(), walk_search().
+ * Used by:  ttctl.
+ * Threads:  one.
+ *
+ * Memory: a window of some megabytes, more only for a longer record.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/io.h"
+#include "store/logstore/walk_internal.h"
+
+#define WINDOW_BYTES (1024u * 1024)
+#define PAGE_BYTES 4096u
+
+/* ---- bytes ---- */
+
+/* Reads up to len bytes. What the disk refuses reads as zeros, page by page: the checksums find it.
+ * Bytes read, or -errno. */
+static ssize_t read_pages(int fd, char *out, size_t len, uint64_t offset)
+{
+    ssize_t got = io_read_upto(fd, out, len, (off_t)offset);
+    size_t done = 0;
+
+    if (got != -EIO)
+        return got;
+    while (done < len) {
+        size_t n = PAGE_BYTES - (size_t)((offset + done) % PAGE_BYTES);
+
+        if (n > len - done)
+            n = len - done;
+        got = io_read_upto(fd, out + done, n, (off_t)(offset + done));
+        if (got == -EIO) {
+            memset(out + done, 0, n);
+            got = (ssize_t)n;
+        }
+        if (got < 0)
+            return got;
+        done += (size_t)got;
+        if ((size_t)got < n)
+            break;
+    }
+    return (ssize_t)done;
+}
+
+/* Brings `need` bytes from `offset` on into the window, fewer only at the end. *out: what is there.
+ * 0 or -errno. */
+static int look(struct walk *w, uint64_t offset, uint64_t end, size_t need, struct slice *out)
+{
+    uint64_t left = end - offset;
+    size_t want = need > WINDOW_BYTES ? need : WINDOW_BYTES;
+    ssize_t got;
+
+    if (need > left)
+        need = (size_t)left;
+    if (offset < w->window_at || offset + need > w->window_at + w->window.len) {
+        if (want > left)
+            want = (size_t)left;
+        w->window.len = 0;
+        if (buf_reserve(&w->window, want) != 0)
+            return -ENOMEM;
+        got = read_pages(w->fd, w->window.data, want, offset);
+        if (got < 0)
+            return (int)got;
+        w->window.len = (size_t)got;
+        w->window_at = offset;
+    }
+    *out = slice_after(buf_slice(&w->window), (size_t)(offset - w->window_at));
+    if (out->len > left)
+        out->len = (size_t)left;
+    return 0;
+}
+
+/* ---- one record ---- */
+
+/* What stands at a place. */
+struct spot {
+    bool good;
+    bool head_good; /* its length can be trusted, and its key stands where it says */
+    const char *reason;
+    struct record_layout layout;
+    struct walk_record rec;
+};
+
+static int look_at(struct walk *w, const struct walk_segment *s, uint64_t offset, uint64_t end,
+                   struct spot *out)
+{
+    struct slice bytes;
+    uint64_t length;
+    int rc = look(w, offset, end, RECORD_HEAD_MAX, &bytes);
+
+    memset(out, 0, sizeof(*out));
+    if (rc != 0)
+        return rc;
+    if (record_decode_head(w->salt, bytes, &out->rec.r, &out->layout) != RECORD_DONE) {
+        out->reason = "no good record stands here";
+        return 0;
+    }
+    length = record_layout_length(&out->layout);
+    if (length > end - offset) {
+        out->reason = "the record reaches beyond the end";
+        return 0;
+    }
+    rc = look(w, offset, end, (size_t)length, &bytes);
+    if (rc != 0)
+        return rc;
+    if (bytes.len < length) {
+        out->reason = "the record reaches beyond the end";
+        return 0;
+    }
+    out->head_good = true;
+    out->rec.segment = s;
+    out->rec.offset = offset;
+    out->rec.length = length;
+    out->rec.bytes = slice_of(bytes.ptr, (size_t)length);
+    record_set_body(&out->rec.r, &out->layout, bytes.ptr + out->layout.head_len);
+    out->good = hash_bytes(bytes.ptr + out->layout.head_len,
+                           (size_t)length - out->layout.head_len) == out->layout.body_sum;
+    if (!out->good)
+        out->reason = "the record's contents do not match their checksum";
+    return 0;
+}
+
+int walk_read_at(struct walk *w, const struct walk_segment *s, uint64_t offset, struct buf *room,
+                 struct walk_record *out, const char **reason)
+{
+    struct record_layout layout;
+    uint64_t length;
+    ssize_t got;
+    int fd;
+    int rc = buf_reserve(room, PAGE_BYTES);
+
+    room->len = 0;
+    *reason = "the place lies outside of the file";
+    if (rc != 0)
+        return rc;
+    fd = io_open(s->path, O_RDONLY, 0);
+    if (fd < 0)
+        return fd;
+    got = read_pages(fd, room->data, PAGE_BYTES, offset);
+    rc = got < 0 ? (int)got : offset < s->records_from ? -EUCLEAN : 0;
+    if (rc == 0 && record_decode_head(w->salt, slice_of(room->data, (size_t)got), &out->r,
+                                      &layout) == RECORD_MORE) {
+        rc = buf_reserve(room, RECORD_HEAD_MAX);
+        if (rc == 0)
+            got = read_pages(fd, room->data, RECORD_HEAD_MAX, offset);
+        rc = rc == 0 && got < 0 ? (int)got : rc;
+    }
+    if (rc == 0 && record_decode_head(w->salt, slice_of(room->data, (size_t)got), &out->r,
+                                      &layout) != RECORD_DONE) {
+        *reason = "no good record stands there";
+        rc = -EUCLEAN;
+    }
+    length = rc == 0 ? record_layout_length(&layout) : 0;
+    if (rc == 0 && offset + length > s->file_bytes)
+        rc = -EUCLEAN;
+    if (rc == 0)
+        rc = buf_reserve(room, (size_t)length);
+    if (rc == 0 && (size_t)got < length) {
+        ssize_t more =
+            read_pages(fd, room->data + got, (size_t)length - (size_t)got, offset + (uint64_t)got);
+
+        rc = more < 0 ? (int)more : (uint64_t)(got + more) < length ? -EUCLEAN : 0;
+    }
+    close(fd);
+    if (rc == 0 && hash_bytes(room->data + layout.head_len, (size_t)length - layout.head_len) !=
+                       layout.body_sum) {
+        *reason = "the record's contents do not match their checksum";
+        rc = -EUCLEAN;
+    }
+    if (rc != 0)
+        return rc;
+    room->len = (size_t)length;
+    record_set_body(&out->r, &layout, room->data + layout.head_len);
+    out->segment = s;
+    out->offset = offset;
+    out->length = length;
+    out->bytes = buf_slice(room);
+    return 0;
+}
+
+/* ---- the search behind damage ---- */
+
+/* Searches one piece; *next: where the next piece has to begin. */
+static bool search_piece(const struct walk *w, struct slice piece, bool is_last, uint64_t min_seq,
+                         uint64_t max_seq, size_t *at, struct record *r)
+{
+    static const char magic[4] = {'T', 'T', 'R', '1'};
+    struct record_layout layout;
+    struct slice rest = piece;
+
+    while (rest.len >= sizeof(magic)) {
+        const char *hit = memmem(rest.ptr, rest.len, magic, sizeof(magic));
+        struct slice from;
+
+        if (hit == NULL)
+            break;
+        *at = (size_t)(hit - piece.ptr);
+        from = slice_after(piece, *at);
+        if (!is_last && from.len < RECORD_HEAD_MAX)
+            break; /* looked at as a part of the next piece */
+        if (record_decode_head(w->salt, from, r, &layout) == RECORD_DONE && r->seq >= min_seq &&
+            r->seq <= max_seq)
+            return true;
+        rest = slice_after(from, 1);
+    }
+    return false;
+}
+
+int walk_search(const struct walk *w, const struct walk_segment *s, uint64_t from, uint64_t end,
+                uint64_t min_seq, uint64_t max_seq, uint64_t *at, struct record *r)
+{
+    char *piece = malloc(WINDOW_BYTES);
+    int fd = piece == NULL ? -ENOMEM : io_open(s->path, O_RDONLY, 0);
+    int result = fd < 0 ? fd : 0;
+
+    while (result == 0 && from < end) {
+        size_t want = end - from < WINDOW_BYTES ? (size_t)(end - from) : WINDOW_BYTES;
+        ssize_t got = read_pages(fd, piece, want, from);
+        bool is_last = got < (ssize_t)WINDOW_BYTES;
+        size_t found;
+
+        if (got <= 0) {
+            result = (int)got;
+            break;
+        }
+        if (search_piece(w, slice_of(piece, (size_t)got), is_last, min_seq, max_seq, &found, r)) {
+            *at = from + found;
+            result = 1;
+        }
+        if (is_last)
+            break;
+        from += (uint64_t)got - RECORD_HEAD_MAX;
+    }
+    if (fd >= 0)
+        close(fd);
+    free(piece);
+    return result;
+}
+
+/* True if [from, end) of the file holds zeros only. 1, 0, -errno. */
+static int only_zeros(struct walk *w, uint64_t from, uint64_t end, uint64_t *last_byte)
+{
+    *last_byte = from;
+    while (from < end) {
+        struct slice bytes;
+        int rc = look(w, from, end, 1, &bytes);
+
+        if (rc != 0)
+            return rc;
+        if (bytes.len == 0)
+            break;
+        for (size_t i = bytes.len; i > 0; i--) {
+            if (bytes.ptr[i - 1] != 0) {
+                *last_byte = from + i;
+                break;
+            }
+        }
+        from += bytes.len;
+    }
+    return 0;
+}
+
+/* ---- the end of the log ---- */
+
+/* Is there, behind the bad spot, a good record that was written knowing the bad one to be synced?
+ * The rule of tail.c. 1, 0 or -errno. */
+static int proves_synced(struct walk *w, uint64_t offset)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = w->at; i < w->count; i++) {
+        const struct walk_segment *s = &w->segments[i];
+        uint64_t from = i == w->at ? offset : s->records_from;
+        uint64_t at = 0;
+        struct record r;
+        int found = 1;
+
+        if (s->ignored || s->superseded)
+            continue;
+        bytes += s->file_bytes - from;
+        while (found == 1) {
+            found = walk_search(w, s, from, s->file_bytes, w->expected + 1,
+                                w->expected + bytes / RECORD_HEAD_FIXED, &at, &r);
+            if (found == 1 && r.unsynced < r.seq && r.seq - r.unsynced > w->expected)
+                return 1;
+            from = at + 1;
+        }
+        if (found < 0)
+            return found;
+    }
+    return 0;
+}
+
+static bool is_last(const struct walk *w)
+{
+    for (size_t i = w->at + 1; i < w->count; i++)
+        if (!w->segments[i].ignored && !w->segments[i].superseded)
+            return false;
+    return true;
+}
+
+/* Can the spot be where the last run was interrupted? In a closed segment only under policies that
+ * do not sync at once. */
+static bool may_be_torn(const struct walk *w, const struct walk_segment *s)
+{
+    if (s->superseded || (s->has_header && s->header.compacted) || !s->has_header)
+        return false;
+    return is_last(w) || (w->has_identity && w->id.sync != STORE_SYNC_ALWAYS);
+}
+
+/* Tells what the next start cuts off, and ends the walk. */
+static int tell_torn(struct walk *w, const struct walk_segment *s)
+{
+    uint64_t last;
+    int rc = only_zeros(w, w->offset, s->file_bytes, &last);
+
+    if (rc != 0)
+        return rc;
+    if (last > w->offset)
+        walk_tell(w, &(struct walk_finding){
+                         .kind = WALK_TORN,
+                         .path = s->path,
+                         .offset = w->offset,
+                         .bytes = last - w->offset,
+                         .reason = "unfinished writes: the next start saves them and cuts them off",
+                     });
+    for (size_t i = w->at + 1; i < w->count; i++)
+        if (!w->segments[i].ignored && !w->segments[i].superseded)
+            walk_tell(w, &(struct walk_finding){
+                             .kind = WALK_TORN,
+                             .path = w->segments[i].path,
+                             .bytes = w->segments[i].file_bytes,
+                             .reason = "was begun behind unfinished writes: the next start saves "
+                                       "it and takes it away",
+                         });
+    w->ended = true;
+    return 0;
+}
+
+/* ---- behind a bad spot ---- */
+
+/* A bad record at w->offset: tells it and goes to the next good one, or ends the segment or the
+ * walk. 0 or -errno. */
+static int handle_bad(struct walk *w, const struct walk_segment *s, const struct spot *spot)
+{
+    uint64_t from = w->offset + (spot->head_good ? spot->rec.length : 1);
+    uint64_t most =
+        s->last_seq != 0 ? s->last_seq : w->expected + (s->end - w->offset) / RECORD_HEAD_FIXED;
+    struct walk_finding f = {
+        .kind = WALK_DAMAGE,
+        .path = s->path,
+        .offset = w->offset,
+        .reason = spot->reason,
+    };
+    struct record r;
+    uint64_t next = s->end;
+    uint64_t last;
+    int rc = may_be_torn(w, s) ? proves_synced(w, w->offset) : 1;
+
+    if (rc == 0)
+        return tell_torn(w, s);
+    if (rc < 0)
+        return rc;
+    rc = walk_search(w, s, from, s->end, w->expected > 0 ? w->expected : 1, most, &next, &r);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        next = s->end;
+    if (rc == 0 && !s->has_end) { /* nobody says where the records end: zeros may follow them */
+        int zeros = only_zeros(w, w->offset, s->end, &last);
+
+        if (zeros != 0)
+            return zeros;
+        if (last == w->offset) {
+            w->offset = s->end;
+            return 0;
+        }
+        next = last;
+    }
+    f.bytes = next - w->offset;
+    if (spot->head_good) {
+        f.has_key = true;
+        f.key = spot->rec.r.key;
+        f.first_seq = f.last_seq = spot->rec.r.seq;
+        next = from < next ? from : next;
+        f.bytes = next - w->offset;
+        w->expected = spot->rec.r.seq + 1;
+    } else if (rc == 1 && r.seq > w->expected && w->expected > 0 && !s->header.compacted) {
+        f.first_seq = w->expected;
+        f.last_seq = r.seq - 1;
+        w->expected = r.seq;
+    } else {
+        /* How many records stood here is not known: what follows is not held against them. */
+        w->expected = 0;
+    }
+    walk_tell(w, &f);
+    w->offset = rc == 1 || spot->head_good ? next : s->end;
+    return 0;
+}
+
+/* ---- the walk ---- */
+
+static void leave(struct walk *w)
+{
+    if (w->fd >= 0)
+        close(w->fd);
+    w->fd = -1;
+    w->entered = false;
+    w->at++;
+}
+
+static void tell_missing(const struct walk *w, const struct walk_segment *s, uint64_t first,
+                         uint64_t last)
+{
+    walk_tell(w, &(struct walk_finding){
+                     .kind = WALK_DAMAGE,
+                     .path = s->path,
+                     .offset = w->offset,
+                     .reason = "records are missing here",
+                     .first_seq = first,
+                     .last_seq = last,
+                 });
+}
+
+/* 0; 1: the segment is passed over; -errno. */
+static int enter(struct walk *w, struct walk_segment *s)
+{
+    w->fd = io_open(s->path, O_RDONLY, 0);
+    if (w->fd == -ENOENT && w->options.lock == WALK_UNLOCKED) {
+        leave(w); /* a compaction was quicker */
+        return 1;
+    }
+    if (w->fd < 0)
+        return w->fd;
+    w->entered = true;
+    w->window.len = 0;
+    w->window_at = 0;
+    w->offset = s->records_from;
+    if (!s->superseded && !s->gap_before && w->expected > 0 && s->first_seq > w->expected)
+        tell_missing(w, s, w->expected, s->first_seq - 1);
+    w->expected = s->has_header ? s->first_seq : 0;
+    if (!s->superseded)
+        walk_state_enter(&w->state, s);
+    return 0;
+}
+
+/* At the end of a segment's records. */
+static void finish(struct walk *w, const struct walk_segment *s)
+{
+    bool dense = s->has_header && !s->header.compacted;
+
+    w->done_bytes += s->end;
+    if (dense && s->last_seq != 0 && w->expected != 0 && w->expected <= s->last_seq)
+        tell_missing(w, s, w->expected, s->last_seq);
+    if (s->last_seq != 0)
+        w->expected = s->last_seq + 1;
+    leave(w);
+}
+
+/* Does the good record stand where it may? */
+static bool fits(struct walk *w, const struct walk_segment *s, const struct record *r)
+{
+    struct walk_finding f = {.kind = WALK_DAMAGE, .path = s->path, .offset = w->offset};
+    bool dense = s->has_header && !s->header.compacted;
+
+    if (w->expected != 0 && r->seq > w->expected && dense)
+        tell_missing(w, s, w->expected, r->seq - 1);
+    if (r->seq >= w->expected && (s->last_seq == 0 || r->seq <= s->last_seq))
+        return true;
+    f.reason = "a record stands here whose number does not belong here";
+    f.first_seq = f.last_seq = r->seq;
+    f.has_key = true;
+    f.key = r->key;
+    walk_tell(w, &f);
+    return false;
+}
+
+/* 1: a record; 0: go on; -errno. */
+static int step(struct walk *w, struct walk_segment *s, struct walk_record *out)
+{
+    struct spot spot;
+    int rc = look_at(w, s, w->offset, s->end, &spot);
+
+    if (rc != 0)
+        return rc;
+    if (!spot.good)
+        return handle_bad(w, s, &spot);
+    if (!fits(w, s, &spot.rec.r)) {
+        w->offset += spot.rec.length;
+        return 0;
+    }
+    w->expected = spot.rec.r.seq + 1;
+    w->offset += spot.rec.length;
+    if (!s->superseded)
+        walk_state_apply(&w->state, &spot.rec.r);
+    *out = spot.rec;
+    return 1;
+}
+
+int walk_next(struct walk *w, struct walk_record *out)
+{
+    while (!w->ended && w->at < w->count) {
+        struct walk_segment *s = &w->segments[w->at];
+        int rc = 0;
+
+        if (!walk_wants(w, s))
+            w->at++;
+        else if (!w->entered)
+            rc = enter(w, s);
+        else if (w->offset >= s->end)
+            finish(w, s);
+        else
+            rc = step(w, s, out);
+        if (rc < 0 || (rc == 1 && w->entered))
+            return rc;
+    }
+    return 0;
+}
+
+void walk_rewind(struct walk *w)
+{
+    if (w->entered)
+        leave(w);
+    memset(&w->state, 0, sizeof(w->state));
+    w->at = 0;
+    w->expected = 0;
+    w->done_bytes = 0;
+    w->ended = false;
+}
+
+void walk_seek(struct walk *w, uint64_t seq)
+{
+    walk_rewind(w);
+    for (size_t i = 0; i < w->count; i++)
+        if (walk_wants(w, &w->segments[i]) && w->segments[i].first_seq <= seq)
+            w->at = i;
+}
