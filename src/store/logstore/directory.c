@@ -204,6 +204,8 @@ int directory_note(struct logstore *ls)
     id.last_segment = (uint32_t)atomic_load(&ls->log.active_number);
     id.sync_failed = atomic_load(&ls->read_only);
     rc = identity_write(ls->dir, &id);
+    if (rc == 0)
+        atomic_store(&ls->log.noted_number, id.last_segment);
     pthread_mutex_unlock(&ls->store_mutex);
     return rc;
 }

@@ -36,12 +36,7 @@ int log_init(struct logstore *ls)
 
 void log_fini(struct logstore *ls)
 {
-    struct segment_table *t = atomic_load(&ls->segments);
-
-    for (uint32_t i = 0; t != NULL && i < t->count; i++)
-        if (t->at[i] != NULL)
-            segment_unref(t->at[i]);
-    free(t);
+    log_free_segments(ls);
     free(ls->log.buffer);
     pthread_mutex_destroy(&ls->log.table_mutex);
     pthread_mutex_destroy(&ls->log.fill_mutex);
@@ -53,34 +48,6 @@ char *log_segment_path(const struct logstore *ls, uint32_t number)
     char *path;
 
     return asprintf(&path, "%s/log/%08u.seg", ls->dir, number) == -1 ? NULL : path;
-}
-
-int log_publish_segment(struct logstore *ls, struct segment *s)
-{
-    struct segment_table *old = atomic_load(&ls->segments);
-    struct segment_table *grown = segment_table_add(old, s);
-
-    if (grown == NULL)
-        return -ENOMEM;
-    pthread_mutex_lock(&ls->log.table_mutex);
-    atomic_store_explicit(&ls->segments, grown, memory_order_release);
-    pthread_mutex_unlock(&ls->log.table_mutex);
-    /* Rotations are rare: waiting here costs the writer a fraction of a millisecond. */
-    grace_wait(&ls->grace);
-    free(old);
-    return 0;
-}
-
-struct segment *log_hold_segment(struct logstore *ls, uint32_t number)
-{
-    struct segment *s;
-
-    pthread_mutex_lock(&ls->log.table_mutex);
-    s = segment_find(atomic_load_explicit(&ls->segments, memory_order_relaxed), number);
-    if (s != NULL)
-        segment_ref(s);
-    pthread_mutex_unlock(&ls->log.table_mutex);
-    return s;
 }
 
 void log_continue(struct logstore *ls, struct segment *s, uint64_t tail, uint64_t zero_end)
@@ -438,7 +405,7 @@ static void give_up_file(struct logstore *ls, int fd, struct segment *s, const c
 int log_rotate(struct logstore *ls)
 {
     struct log *log = &ls->log;
-    uint32_t number = log->active == NULL ? 1 : log->active->number + 1;
+    uint32_t number = log->spare_number != 0 ? log->spare_number : log_new_number(ls);
     char *path = log_segment_path(ls, number);
     struct segment *s = NULL;
     size_t length = 0;
@@ -446,14 +413,19 @@ int log_rotate(struct logstore *ls)
     int rc = fd < 0 ? fd : 0;
 
     assert(log->piece_count == 0);
+    log->spare_number = number;
     if (rc == 0)
         rc = write_header(ls, fd, number, &length);
     if (rc == 0)
         rc = settle_file(ls, fd, path);
     if (rc == 0)
         rc = segment_new(number, fd, path, ls->config.segment_bytes, &s);
-    if (rc == 0)
+    if (rc == 0) {
+        s->first_seq = log->next_seq;
+        s->header_bytes = (uint32_t)length;
+        atomic_store(&s->trusted_from, 0);
         rc = log_publish_segment(ls, s);
+    }
     if (rc != 0) {
         complain(log, rc, "begin the segment", path == NULL ? ls->dir : path);
         give_up_file(ls, fd, s, path);
@@ -462,9 +434,7 @@ int log_rotate(struct logstore *ls)
         return rc;
     }
     free(path);
-    s->first_seq = log->next_seq;
-    s->header_bytes = (uint32_t)length;
-    atomic_store(&s->trusted_from, 0);
+    log->spare_number = 0;
     close_active(ls);
     log_continue(ls, s, length, length);
     /* Without it (a full disk) the check at the next start knows one segment less. */

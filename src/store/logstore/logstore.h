@@ -75,6 +75,9 @@ struct log {
     /* the active segment holds written zeros (or records) up to there */
     _Atomic uint64_t zero_end;
     _Atomic uint64_t active_number;
+    _Atomic uint32_t next_number;  /* for the next new file */
+    _Atomic uint32_t noted_number; /* the segment that STORE names */
+    uint32_t spare_number;         /* of a rotation that failed; 0: none */
 };
 
 /* Where the log stands, for others than the writer. Published after every batch. */
@@ -308,12 +311,38 @@ bool log_fill_ahead(struct logstore *ls);
 /* Path of a segment file; malloc'd, NULL when memory is short. */
 char *log_segment_path(const struct logstore *ls, uint32_t number);
 
-/* Publishes a segment to readers. 0 or -ENOMEM. */
+/* ---- segments.c: the segments of the log ---- */
+
+/* A number for a new segment file: higher than all before it, never used again. Any thread. */
+static inline uint32_t log_new_number(struct logstore *ls)
+{
+    return atomic_fetch_add(&ls->log.next_number, 1);
+}
+
+/* Publishes a segment to readers; takes over the reference. One thread at a time, not inside grace.
+ * 0 or -ENOMEM. */
 int log_publish_segment(struct logstore *ls, struct segment *s);
 
 /* A reference to a segment, for threads that are not inside grace. NULL: there is none of this
  * number. */
 struct segment *log_hold_segment(struct logstore *ls, uint32_t number);
+
+/* All segments in the order of the log (the active one is the last), each with a reference. 0 or
+ * -ENOMEM. While a compaction is being installed its new segment is there beside those that it
+ * replaces. */
+int log_list_segments(struct logstore *ls, struct segment ***list, size_t *count);
+void log_release_segments(struct segment **list, size_t count);
+
+/* The order of the log: < 0, 0, > 0. */
+int log_compare_segments(const struct segment *a, const struct segment *b);
+
+/* Takes segments away that no row of the index and no entry of the delta names any more: out of the
+ * table when no reader can come upon them, their files removed; who still reads one keeps it. Not on
+ * the writer's thread, not inside grace. 0, or -errno: nothing has happened. */
+int log_retire_segments(struct logstore *ls, const uint32_t *numbers, size_t count);
+
+/* At the end: nobody reads any more. */
+void log_free_segments(struct logstore *ls);
 
 /* ---- writer.c ---- */
 

@@ -206,6 +206,8 @@ static int open_segments(struct recovery *rc)
         rc->segments = calloc(rc->count, sizeof(rc->segments[0]));
         result = rc->segments == NULL ? -ENOMEM : 0;
     }
+    if (result == 0 && rc->count > 0 && rc->numbers[rc->count - 1] > rc->highest)
+        rc->highest = rc->numbers[rc->count - 1];
     for (size_t i = 0; result == 0 && i < rc->count; i++)
         result = take_segment(rc, i, room);
     free(room);
@@ -378,6 +380,7 @@ static int publish(struct recovery *rc)
 {
     int result = 0;
 
+    rc->last = rc->count > 0 ? rc->segments[rc->count - 1] : NULL;
     for (size_t i = 0; result == 0 && i < rc->count; i++) {
         result = log_publish_segment(rc->ls, rc->segments[i]);
         if (result == 0)
@@ -413,19 +416,19 @@ static int save_identity(struct recovery *rc, bool renew)
 static int begin_log(struct recovery *rc, uint64_t tail)
 {
     struct logstore *ls = rc->ls;
-    struct segment_table *t = atomic_load(&ls->segments);
+    struct segment *last = rc->last;
     off_t size = 0;
-    struct segment *last;
     int result;
 
+    atomic_store(&ls->log.next_number, rc->highest + 1);
+    atomic_store(&ls->log.noted_number, ls->id.last_segment);
     ls->log.tail_seq = rc->seq;
     ls->log.next_seq = rc->seq + 1;
     atomic_store(&ls->marks.written_seq, rc->seq);
     atomic_store(&ls->marks.synced_seq, rc->seq);
     atomic_store(&ls->marks.visible_seq, rc->seq);
-    if (t == NULL)
+    if (last == NULL)
         return log_rotate(ls);
-    last = t->at[t->count - 1];
     result = io_file_size(last->fd, &size);
     if (result == 0)
         log_continue(ls, last, tail, (uint64_t)size);
@@ -473,6 +476,7 @@ static int run(struct recovery *rc)
     int64_t start_ms = clock_mono_ms();
     int result = load_identity(rc, &renew);
 
+    rc->highest = ls->id.last_segment;
     if (result == 0 && rc->is_new) {
         result = identity_write(ls->dir, &ls->id);
         rc->on_disk = ls->id;

@@ -16,6 +16,8 @@ struct recovery {
     uint32_t *numbers;       /* segment files, ascending */
     size_t count;
     struct segment **segments; /* the same, opened; published to readers too */
+    struct segment *last;      /* the newest, once all are published */
+    uint32_t highest;          /* number of a segment file, that STORE names or that is there */
     uint64_t seq;              /* last record applied */
     bool clean;                /* that was the mark of a clean stop */
     bool cut;                  /* a torn tail was cut off */

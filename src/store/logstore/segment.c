@@ -1,5 +1,5 @@
 /*
- * segment.c - segment headers, mappings, tables. See segment.h.
+ * segment.c - segment headers, open files, mappings. See segment.h.
  */
 #include "store/logstore/segment.h"
 
@@ -279,22 +279,4 @@ void segment_proved(struct segment *s, uint64_t offset, size_t len, uint16_t sec
         return;
     for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++)
         atomic_store_explicit(&s->proofs[g], second, memory_order_relaxed);
-}
-
-/* ---- tables ---- */
-
-struct segment_table *segment_table_add(const struct segment_table *old, struct segment *s)
-{
-    uint32_t first = old != NULL && old->count > 0 ? old->first : s->number;
-    uint32_t count = s->number - first + 1;
-    struct segment_table *t = calloc(1, sizeof(*t) + count * sizeof(t->at[0]));
-
-    if (t == NULL)
-        return NULL;
-    t->first = first;
-    t->count = count;
-    if (old != NULL && old->count > 0)
-        memcpy(t->at, old->at, old->count * sizeof(t->at[0]));
-    t->at[count - 1] = s;
-    return t;
 }

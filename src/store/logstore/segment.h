@@ -4,9 +4,8 @@
  * Provides: struct segment (one open file), struct segment_header (docs/format.md, "Segment"),
  *           struct segment_table.
  * Used by:  writer, readers, recovery, spool (a big value's file is a segment of one record).
- * Threads:  a segment is immutable but for what says otherwise; references are counted. Tables are
- *           immutable snapshots; the writer (or recovery) publishes a new one and retires the old
- *           one by grace.h.
+ * Threads:  a segment is immutable but for what says otherwise; references are counted. segments.c
+ *           changes the table in place; what leaves it is freed when grace.h allows it.
  */
 #ifndef LOGSTORE_SEGMENT_H
 #define LOGSTORE_SEGMENT_H
@@ -114,20 +113,33 @@ bool segment_is_trusted(const struct segment *s, uint64_t offset, uint64_t lengt
  * before threads. */
 void segment_install_guard(void);
 
-struct segment_table {
-    uint32_t first; /* number of at[0] */
-    uint32_t count;
-    struct segment *at[]; /* NULL where a number is not in use */
+/* Where readers find segments by number. Numbers are given in the order of their making and leave
+ * gaps where compaction has taken files away: pages of pointers, those without any are not there. */
+#define SEGMENT_PAGE_SHIFT 9
+#define SEGMENT_PAGE_SLOTS (1u << SEGMENT_PAGE_SHIFT)
+
+struct segment_page {
+    _Atomic(struct segment *) at[SEGMENT_PAGE_SLOTS];
 };
 
-/* NULL: no such segment. */
+struct segment_table {
+    uint32_t first; /* page of at[0] */
+    uint32_t count;
+    _Atomic(struct segment_page *) pages[];
+};
+
+/* Inside grace. NULL: no such segment. */
 static inline struct segment *segment_find(const struct segment_table *t, uint32_t number)
 {
-    return t != NULL && number - t->first < t->count ? t->at[number - t->first] : NULL;
-}
+    uint32_t page = number >> SEGMENT_PAGE_SHIFT;
+    const struct segment_page *p;
 
-/* A new table: the old one (may be NULL) plus one segment with a higher number. The old one stays
- * valid. NULL: memory. */
-struct segment_table *segment_table_add(const struct segment_table *old, struct segment *s);
+    if (t == NULL || page - t->first >= t->count)
+        return NULL;
+    p = atomic_load_explicit(&t->pages[page - t->first], memory_order_acquire);
+    return p == NULL ? NULL
+                     : atomic_load_explicit(&p->at[number % SEGMENT_PAGE_SLOTS],
+                                            memory_order_acquire);
+}
 
 #endif
