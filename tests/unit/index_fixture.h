@@ -65,7 +65,7 @@ static inline void fixture_close(struct index_fixture *f)
 static inline struct entry entry_numbered(uint64_t number)
 {
     return (struct entry){
-        .segment = (uint32_t)number,
+        .segment = (uint32_t)(number / 1000),
         .offset = (uint32_t)number * 8,
         .length = 100,
         .kind = RECORD_PUT,
@@ -78,7 +78,8 @@ static inline bool entries_equal(const struct entry *a, const struct entry *b)
 {
     return a->segment == b->segment && a->offset == b->offset && a->length == b->length &&
            a->has_touch == b->has_touch && a->touch_segment == b->touch_segment &&
-           a->touch_offset == b->touch_offset && a->kind == b->kind &&
+           a->touch_offset == b->touch_offset && a->touch_length == b->touch_length &&
+           a->kind == b->kind && a->big_file == b->big_file && a->big_bytes == b->big_bytes &&
            stamp_compare(a->base, b->base) == 0 && a->expires_ms == b->expires_ms &&
            a->cas == b->cas;
 }

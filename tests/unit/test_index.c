@@ -74,7 +74,19 @@ static void every_field_of_an_entry_comes_back(void **state)
          .has_touch = true,
          .touch_segment = 9,
          .touch_offset = 10,
+         .touch_length = UINT32_MAX,
          .expires_ms = 1},
+        {.kind = RECORD_PUT,
+         .base = {8, 1, 1},
+         .cas = 8,
+         .big_file = UINT64_MAX,
+         .big_bytes = UINT64_MAX - 1},
+        {.kind = RECORD_DELETE,
+         .base = {8, 1, 1},
+         .cas = 8,
+         .expires_ms = 1,
+         .big_file = 1,
+         .big_bytes = 2},
     };
     struct index_fixture *f = *state;
 
@@ -101,8 +113,9 @@ static void rows_are_exactly_as_documented(void **state)
     static const unsigned char plain_row[] = {0x01, 0x04, 0x03, 0x02, 0x01, 0x14, 0x13, 0x12, 0x11,
                                               0x24, 0x23, 0x22, 0x21, 0x38, 0x37, 0x36, 0x35, 0x34,
                                               0x33, 0x32, 0x31, 0x44, 0x43, 0x42, 0x41, 0x52, 0x51};
-    static const unsigned char tail[] = {0x61, 0, 0, 0, 0x62, 0, 0, 0, 0x63, 0, 0, 0,
-                                         0,    0, 0, 0, 0x64, 0, 0, 0, 0,    0, 0, 0};
+    static const unsigned char tail[] = {
+        0x61, 0, 0, 0, 0x62, 0, 0, 0, 0x63, 0, 0, 0, 0x64, 0, 0, 0, 0, 0, 0, 0, 0x65, 0,
+        0,    0, 0, 0, 0,    0, 0x66, 0, 0, 0, 0,    0, 0, 0, 0x67, 0, 0, 0, 0, 0, 0,    0};
     unsigned char row[ENTRY_ROW_MAX];
     struct entry full = plain;
     struct entry back;
@@ -114,10 +127,13 @@ static void rows_are_exactly_as_documented(void **state)
     full.has_touch = true;
     full.touch_segment = 0x61;
     full.touch_offset = 0x62;
-    full.expires_ms = 0x63;
-    full.cas = 0x64;
+    full.touch_length = 0x63;
+    full.expires_ms = 0x64;
+    full.cas = 0x65;
+    full.big_file = 0x66;
+    full.big_bytes = 0x67;
     assert_int_equal(entry_encode(&full, row), ENTRY_ROW_MAX);
-    assert_int_equal(row[0], 0x3b);
+    assert_int_equal(row[0], 0x7b);
     assert_memory_equal(row + 1, plain_row + 1, sizeof(plain_row) - 1);
     assert_memory_equal(row + sizeof(plain_row), tail, sizeof(tail));
     for (size_t len = 0; len < ENTRY_ROW_MAX; len++)
@@ -139,7 +155,7 @@ static void rows_with_unknown_bits_are_refused(void **state)
         row[0] = (unsigned char)bits;
         for (size_t len = 1; len <= sizeof(row); len++)
             accepted += entry_decode(slice_of(row, len), &e);
-        assert_int_equal(accepted, bits < 0x40 && (bits & 7) >= 1 && (bits & 7) <= 3);
+        assert_int_equal(accepted, bits < 0x80 && (bits & 7) >= 1 && (bits & 7) <= 3);
     }
 }
 
@@ -610,7 +626,7 @@ static void *race_read(void *arg)
         struct entry e;
         int rc = index_find(reader, slice_of(key, (size_t)len), &e);
 
-        if (rc == 0 ? e.segment < least : rc != -ENOENT || least > 0)
+        if (rc == 0 ? e.base.version < least : rc != -ENOENT || least > 0)
             atomic_fetch_add(&r->faults, 1);
     }
     index_reader_close(reader);

@@ -346,7 +346,7 @@ static void foreign_make(const struct index_fixture *f, enum foreign what)
         value.mv_data = copy;
         assert_int_equal(mdb_put(txn, dbi, &key, &value, 0), 0);
     } else {
-        value = (MDB_val){4, (void *)(uintptr_t) "\2\0\0\0"};
+        value = (MDB_val){4, (void *)(uintptr_t) "\1\0\0\0"};
         assert_int_equal(mdb_put(txn, dbi, &key, &value, 0), 0);
     }
     assert_int_equal(mdb_txn_commit(txn), 0);

@@ -27,7 +27,7 @@ enum {
     OFF_NODE = 25,
     OFF_OPTIONAL = 27,
 
-    TOUCH_SIZE = 8,
+    TOUCH_SIZE = 12,
     EXPIRES_SIZE = 8,
     CAS_SIZE = 8,
     BIG_SIZE = 16,
@@ -51,6 +51,7 @@ size_t entry_encode(const struct entry *e, unsigned char *out)
         bits |= BITS_TOUCH;
         put_u32le(p, e->touch_segment);
         put_u32le(p + 4, e->touch_offset);
+        put_u32le(p + 8, e->touch_length);
         p += TOUCH_SIZE;
     }
     if (e->expires_ms != 0) {
@@ -119,6 +120,7 @@ bool entry_decode(struct slice row, struct entry *out)
         out->has_touch = true;
         out->touch_segment = get_u32le(p);
         out->touch_offset = get_u32le(p + 4);
+        out->touch_length = get_u32le(p + 8);
         p += TOUCH_SIZE;
     }
     if ((bits & BITS_EXPIRES) != 0) {

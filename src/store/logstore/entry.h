@@ -21,6 +21,7 @@ struct entry {
     uint32_t length;        /* of the whole record in the log */
     uint32_t touch_segment; /* with has_touch: where the newest touch record lies */
     uint32_t touch_offset;
+    uint32_t touch_length;
     bool has_touch;
     /* put, counter, or delete: a tombstone is an entry too, and so is a swept record, which lies
      * where it lay */
@@ -32,7 +33,7 @@ struct entry {
     uint64_t big_bytes; /* length of the value in it */
 };
 
-#define ENTRY_ROW_MAX 67 /* bytes */
+#define ENTRY_ROW_MAX 71 /* bytes */
 
 /* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. */
 size_t entry_encode(const struct entry *e, unsigned char *out);

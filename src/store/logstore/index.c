@@ -6,8 +6,8 @@
  * Threads:  see index.h. LMDB's reader table keeps readers and the one writer independent of each
  * other.
  *
- * The environment has two named databases: "keys" (index key -> row, entry.c) and "meta" (format
- * number and position, index_format.c); docs/format.md has the tables.
+ * Opening, damage, reading. The environment has five named databases; docs/format.md has the tables.
+ * What writes them is in index_write.c, what reads those beside the rows in index_tables.c.
  *
  * LMDB believes what its pages say. Its header is checked before it is used; its own findings
  * become -EUCLEAN; a row that leads to the wrong place is found by the record's checksum and key.
@@ -15,15 +15,10 @@
  * (it holds no lock, so nothing is left behind). Whenever damage is found the file is removed, so
  * that the next start rebuilds it instead of finding it again.
  */
-#include "store/logstore/index.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <lmdb.h>
 #include <setjmp.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,16 +31,11 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "store/logstore/index_format.h"
+#include "store/logstore/index_internal.h"
 
 enum {
     DATABASES_MAX = 8,
-    READERS_SPARE = 4, /* meta, figures, and tools that look from outside */
-
-    /* A transaction holds a copy of every page it changes: at most so many, about 64 MiB, are aimed
-       at ... */
-    DIRTY_PAGES = 16 * 1024,
-    /* ... and at most so many rows, however densely they seem to lie. */
-    TXN_ROWS = 50 * 1000,
+    READERS_SPARE = 8, /* meta, figures, compaction, sweep, and tools that look from outside */
 
     WARM_PIECE = 256 * 1024,
 };
@@ -53,7 +43,6 @@ enum {
 #define FILE_NAME "data.mdb"
 #define LOCK_NAME "lock.mdb"
 #define META_FORMAT "format"
-#define META_POSITION "position"
 
 /* Address space for the map. ThreadSanitizer has no room for a large one. */
 #if defined(__has_feature)
@@ -70,22 +59,7 @@ enum {
 #endif
 #define MAP_BYTES_MIN ((size_t)1 << 24)
 
-struct index {
-    MDB_env *env;
-    MDB_dbi keys;
-    MDB_dbi meta;
-    _Atomic bool condemned; /* damage was found and logged, the file is removed */
-    char dir[PATH_MAX];
-    char path[PATH_MAX]; /* of data.mdb */
-};
-
-struct index_reader {
-    struct index *index;
-    MDB_txn *txn; /* reset between calls */
-};
-
-/* LMDB's code as ours. */
-static int errno_of(int rc)
+int index_errno(int rc)
 {
     switch (rc) {
     case MDB_SUCCESS: return 0;
@@ -104,16 +78,6 @@ static int errno_of(int rc)
     }
 }
 
-static MDB_val val_of(const void *data, size_t len)
-{
-    return (MDB_val){.mv_size = len, .mv_data = (void *)(uintptr_t)data};
-}
-
-static struct slice slice_of_val(MDB_val v)
-{
-    return slice_of(v.mv_data, v.mv_size);
-}
-
 /* ---- damage ---- */
 
 /* Where a read of this thread goes on when LMDB wants to stop the program; NULL: nowhere. */
@@ -128,10 +92,9 @@ static void condemn(struct index *index, const char *why)
     io_unlink(index->path);
 }
 
-/* The result of an operation as our error. */
-static int settle(struct index *index, int lmdb)
+int index_settle(struct index *index, int lmdb)
 {
-    int rc = errno_of(lmdb);
+    int rc = index_errno(lmdb);
 
     if (rc == -EUCLEAN)
         condemn(index, mdb_strerror(lmdb));
@@ -146,8 +109,7 @@ static void on_lmdb_stop(MDB_env *env, const char *message)
         longjmp(*rescue, 1);
 }
 
-/* Runs a read; `run` returns LMDB's code. Its transaction can be reset afterwards whatever came. */
-static int run_read(int (*run)(void *arg), void *arg)
+int index_run_read(int (*run)(void *arg), void *arg)
 {
     jmp_buf *outer = rescue; /* a walk's each() may look up other rows */
     jmp_buf here;
@@ -282,9 +244,16 @@ static int format_read(struct index *index, MDB_txn *txn)
     return rc;
 }
 
-/* Opens the two databases; a new file gets them. 0 or LMDB's code. */
+/* Opens the databases; a new file gets them. 0 or LMDB's code. */
 static int databases_open(struct index *index)
 {
+    const struct {
+        const char *name;
+        MDB_dbi *dbi;
+    } table[] = {
+        {"keys", &index->keys},     {"meta", &index->meta}, {"segments", &index->segments},
+        {"expiry", &index->expiry}, {"big", &index->big},
+    };
     MDB_stat stat;
     MDB_txn *txn;
     bool fresh;
@@ -296,9 +265,8 @@ static int databases_open(struct index *index)
     rc = mdb_txn_begin(index->env, NULL, 0, &txn);
     if (rc != 0)
         return rc;
-    rc = mdb_dbi_open(txn, "keys", fresh ? MDB_CREATE : 0, &index->keys);
-    if (rc == 0)
-        rc = mdb_dbi_open(txn, "meta", fresh ? MDB_CREATE : 0, &index->meta);
+    for (size_t i = 0; rc == 0 && i < sizeof(table) / sizeof(table[0]); i++)
+        rc = mdb_dbi_open(txn, table[i].name, fresh ? MDB_CREATE : 0, table[i].dbi);
     if (rc == 0)
         rc = fresh ? format_write(index, txn) : format_read(index, txn);
     if (rc != 0) {
@@ -323,7 +291,7 @@ static int open_checked(struct index *index, unsigned readers)
 
         if (lmdb == 0)
             lmdb = databases_open(index);
-        rc = errno_of(lmdb);
+        rc = index_errno(lmdb);
         why = lmdb == MDB_INCOMPATIBLE ? "it has another format" : mdb_strerror(lmdb);
     }
     if (rc == -EUCLEAN)
@@ -390,7 +358,7 @@ struct meta_read {
 static int read_meta(void *arg)
 {
     struct meta_read *r = arg;
-    MDB_val key = val_of(META_POSITION, strlen(META_POSITION));
+    MDB_val key = val_of(INDEX_POSITION, strlen(INDEX_POSITION));
     MDB_val value;
     int rc = mdb_get(r->txn, r->index->meta, &key, &value);
 
@@ -405,23 +373,22 @@ int index_read_meta(struct index *index, struct index_meta *out, char *room)
     int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &r.txn);
 
     if (rc != 0)
-        return errno_of(rc);
-    rc = settle(index, run_read(read_meta, &r));
+        return index_errno(rc);
+    rc = index_settle(index, index_run_read(read_meta, &r));
     mdb_txn_abort(r.txn);
     return rc;
 }
 
-/* Of the database of keys, as of the last commit. 0 or -errno. */
-static int keys_stat(struct index *index, MDB_stat *out)
+int index_stat(struct index *index, MDB_dbi dbi, MDB_stat *out)
 {
     MDB_txn *txn;
     int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &txn);
 
     if (rc != 0)
-        return errno_of(rc);
-    rc = mdb_stat(txn, index->keys, out);
+        return index_errno(rc);
+    rc = mdb_stat(txn, dbi, out);
     mdb_txn_abort(txn);
-    return errno_of(rc);
+    return index_errno(rc);
 }
 
 /* Bytes up to the end of the last page that was ever used. 0 or -errno. */
@@ -434,156 +401,12 @@ static int used_size(struct index *index, uint64_t *out)
     if (rc == 0)
         rc = mdb_env_stat(index->env, &stat);
     if (rc != 0)
-        return errno_of(rc);
+        return index_errno(rc);
     *out = ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
     return 0;
 }
 
-int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes)
-{
-    MDB_stat stat = {0};
-    int rc = keys_stat(index, &stat);
-
-    if (rc == 0)
-        rc = used_size(index, used_bytes);
-    if (rc == 0)
-        *rows = stat.ms_entries;
-    return rc;
-}
-
-/* ---- checkpoints ---- */
-
-/* Rows of one transaction when `count` sorted rows go into an index with so many leaf pages: count
- * / leaves of them share a page, if they are spread evenly. */
-static size_t rows_per_txn(size_t count, size_t leaf_pages)
-{
-    size_t per_page = leaf_pages > 0 ? count / leaf_pages : TXN_ROWS;
-
-    if (per_page == 0)
-        per_page = 1;
-    return per_page > TXN_ROWS / DIRTY_PAGES ? TXN_ROWS : per_page * DIRTY_PAGES;
-}
-
-/* True if `first` lies behind all rows: then pages can be filled to the brim, as in a rebuild from
- * an ordered log. */
-static int lies_behind(MDB_cursor *cursor, struct slice first, bool *out)
-{
-    char buffer[INDEX_KEY_MAX];
-    MDB_val key;
-    MDB_val value;
-    int rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
-
-    if (rc == 0)
-        *out = slice_compare(slice_of_val(key), slice_of(buffer, index_key(first, buffer))) < 0;
-    if (rc == MDB_NOTFOUND) {
-        *out = true;
-        rc = 0;
-    }
-    return rc;
-}
-
-/* Rows that count as records, as keyspace.c counts them. */
-static bool is_counted(const struct entry *e, struct stamp flush)
-{
-    return e->kind != RECORD_DELETE && stamp_compare(e->base, flush) > 0;
-}
-
-/* The change of the count that the row of `key` makes by going: -1 or 0. */
-static int uncount_row(MDB_cursor *cursor, MDB_val key, struct stamp flush, int64_t *change)
-{
-    MDB_val row;
-    struct entry e;
-    int rc = mdb_cursor_get(cursor, &key, &row, MDB_SET);
-
-    if (rc == MDB_NOTFOUND)
-        return 0;
-    if (rc == 0 && !entry_decode(slice_of_val(row), &e))
-        return MDB_CORRUPTED;
-    if (rc == 0)
-        *change -= is_counted(&e, flush);
-    return rc;
-}
-
-/* `count` (may be NULL): the meta whose count of live records follows the rows. */
-static int put_rows(struct index *index, MDB_txn *txn, const struct delta_item *items, size_t n,
-                    struct index_meta *count)
-{
-    bool append = false;
-    int64_t change = 0;
-    MDB_cursor *cursor;
-    int rc;
-
-    if (n == 0)
-        return 0;
-    rc = mdb_cursor_open(txn, index->keys, &cursor);
-    if (rc != 0)
-        return rc;
-    rc = lies_behind(cursor, items[0].key, &append);
-    for (size_t i = 0; rc == 0 && i < n; i++) {
-        char index_bytes[INDEX_KEY_MAX];
-        unsigned char row[ENTRY_ROW_MAX];
-        MDB_val key = val_of(index_bytes, index_key(items[i].key, index_bytes));
-        MDB_val value = val_of(row, entry_encode(items[i].entry, row));
-
-        if (count != NULL && !append)
-            rc = uncount_row(cursor, key, count->flush, &change);
-        if (count != NULL)
-            change += is_counted(items[i].entry, count->flush);
-        if (rc == 0)
-            rc = mdb_cursor_put(cursor, &key, &value, append ? MDB_APPEND : 0);
-    }
-    mdb_cursor_close(cursor);
-    if (count != NULL)
-        count->live_count += (uint64_t)change;
-    return rc;
-}
-
-static int put_meta(struct index *index, MDB_txn *txn, const struct index_meta *meta)
-{
-    MDB_val key = val_of(META_POSITION, strlen(META_POSITION));
-    MDB_val value = {.mv_size = index_meta_size(meta)};
-    int rc = mdb_put(txn, index->meta, &key, &value, MDB_RESERVE);
-
-    if (rc == 0)
-        index_meta_encode(meta, value.mv_data);
-    return rc;
-}
-
-/* What one transaction puts into the index. */
-struct batch {
-    const struct delta_item *items;
-    size_t count;
-    const struct index_meta *meta; /* the new position; NULL: it does not move yet */
-    struct index_meta *before;     /* instead, or NULL: the present one, its count follows */
-    bool drop;                     /* the old contents go */
-};
-
-/* One durable transaction. 0 or LMDB's code. */
-static int apply_batch(struct index *index, const struct batch *b)
-{
-    const struct index_meta *meta = b->meta != NULL ? b->meta : b->before;
-    MDB_txn *txn;
-    int rc = mdb_txn_begin(index->env, NULL, 0, &txn);
-
-    if (rc != 0)
-        return rc;
-    if (b->drop)
-        rc = mdb_drop(txn, index->keys, 0);
-    if (rc == 0)
-        rc = put_rows(index, txn, b->items, b->count, b->before);
-    if (rc == 0 && meta != NULL)
-        rc = put_meta(index, txn, meta);
-    if (rc != 0) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    return mdb_txn_commit(txn);
-}
-
-/* LMDB does not write pages that a transaction took at the end of the file and gave up again, but
- * counts them. The next open would take the file for a cut one: it is made as long as it says it
- * is. */
-static int extend_file(struct index *index)
+int index_extend_file(struct index *index)
 {
     uint64_t used = 0;
     struct stat st;
@@ -594,59 +417,22 @@ static int extend_file(struct index *index)
         return rc;
     rc = mdb_env_get_fd(index->env, &fd);
     if (rc != 0)
-        return errno_of(rc);
+        return index_errno(rc);
     if (fstat(fd, &st) != 0)
         return -errno;
     return (uint64_t)st.st_size < used ? io_truncate(fd, (off_t)used) : 0;
 }
 
-/* All items but those of the last transaction: the position stays, the count of live records
- * follows the rows. Without that, a replay from the old position would find rows that are newer
- * than it, and take what they did to the count for done. Returns how many items are in, or -errno.
- */
-static ssize_t apply_all_but_last(struct index *index, const struct delta_item *items, size_t count,
-                                  size_t per_txn, bool counted)
+int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes)
 {
-    char *room = counted ? malloc(INDEX_VECTORS_MAX) : NULL;
-    struct index_meta before;
-    struct batch b = {.items = items, .count = per_txn, .before = counted ? &before : NULL};
-    int rc = !counted ? 0 : room == NULL ? -ENOMEM : index_read_meta(index, &before, room);
-
-    if (rc == -ENOENT) { /* nothing to keep right: without a position everything is replayed */
-        b.before = NULL;
-        rc = 0;
-    }
-    for (; rc == 0 && count - (size_t)(b.items - items) > per_txn; b.items += per_txn) {
-        rc = errno_of(apply_batch(index, &b));
-        if (rc == 0)
-            rc = extend_file(index);
-    }
-    free(room);
-    return rc != 0 ? rc : b.items - items;
-}
-
-int index_apply(struct index *index, const struct delta_item *items, size_t count,
-                const struct index_meta *meta, bool drop_first)
-{
-    struct batch last = {.meta = meta, .drop = drop_first};
     MDB_stat stat = {0};
-    ssize_t done = 0;
-    int rc = keys_stat(index, &stat);
+    int rc = index_stat(index, index->keys, &stat);
 
-    /* After a flush there is one transaction: a count that goes with half of what came behind the
-     * flush would be wrong as soon as a replay meets it. The rows go into an empty database in
-     * their order, so its pages are few. */
-    if (rc == 0 && !drop_first) {
-        done = apply_all_but_last(index, items, count, rows_per_txn(count, stat.ms_leaf_pages),
-                                  meta != NULL);
-        rc = done < 0 ? (int)done : 0;
-    }
-    if (rc == 0) {
-        last.items = items + done;
-        last.count = count - (size_t)done;
-        rc = errno_of(apply_batch(index, &last));
-    }
-    return rc == 0 ? extend_file(index) : rc;
+    if (rc == 0)
+        rc = used_size(index, used_bytes);
+    if (rc == 0)
+        *rows = stat.ms_entries;
+    return rc;
 }
 
 /* ---- readers ---- */
@@ -662,7 +448,7 @@ int index_reader_open(struct index *index, struct index_reader **out)
     if (rc != 0) {
         log_error("cannot read index %s: %s", index->path, mdb_strerror(rc));
         free(reader);
-        return errno_of(rc);
+        return index_errno(rc);
     }
     mdb_txn_reset(reader->txn);
     reader->index = index;
@@ -703,8 +489,8 @@ int index_find(struct index_reader *reader, struct slice key, struct entry *out)
     int rc = mdb_txn_renew(reader->txn);
 
     if (rc != 0)
-        return errno_of(rc);
-    rc = settle(reader->index, run_read(find_row, &f));
+        return index_errno(rc);
+    rc = index_settle(reader->index, index_run_read(find_row, &f));
     mdb_txn_reset(reader->txn);
     return rc;
 }
@@ -755,14 +541,14 @@ static int walk(struct index_reader *reader, struct walk *w)
     int rc = mdb_txn_renew(reader->txn);
 
     if (rc != 0)
-        return errno_of(rc);
+        return index_errno(rc);
     rc = mdb_cursor_open(reader->txn, reader->index->keys, &w->cursor);
     if (rc == 0) {
-        rc = run_read(walk_rows, w);
+        rc = index_run_read(walk_rows, w);
         mdb_cursor_close(w->cursor);
     }
     mdb_txn_reset(reader->txn);
-    return settle(reader->index, rc);
+    return index_settle(reader->index, rc);
 }
 
 int index_walk(struct index_reader *reader, struct slice from,

@@ -98,13 +98,14 @@ int index_compare_keys(struct slice a, struct slice b);
 /* ---- what compaction and the sweep need ---- */
 
 /* A segment's share, as of the last index_apply() or index_move(). A touch record counts where it
- * lies as live. */
+ * lies, with the bytes of the record that it touches: live, or those of a tombstone. */
 struct index_segment {
     uint32_t number;
     uint64_t live_bytes;      /* of the records that rows name, tombstones apart */
     uint64_t tombstone_bytes; /* of the records whose rows are tombstones, swept ones too */
-    /* A compacted segment, from the first index_move() to the last: some rows name the segments
-     * that it replaces still. */
+    /* A compacted segment, from the first index_move() to the last: some rows may name the segments
+     * that it replaces still. Afterwards it stays known, also with nothing in it, until it is among
+     * the gone ones of another or index_forget_segment() is called. */
     bool installing;
 };
 
@@ -117,7 +118,8 @@ int index_segments(struct index *index, void (*each)(const struct index_segment 
 enum index_moved {
     MOVED_RECORD, /* the main record of its key */
     MOVED_TOUCH,
-    MOVED_GONE, /* a tombstone was dropped, or the record of one: the row goes */
+    MOVED_GONE,       /* a tombstone, or what a flush has killed, was dropped: the row goes */
+    MOVED_TOUCH_GONE, /* a touch was dropped: the row (of a swept record) forgets it */
 };
 
 struct index_move {
@@ -132,11 +134,12 @@ struct index_move {
 /* Lets rows name the records' new places in segment `to`, each only if it still names the old one,
  * in one durable transaction; at most some 20,000 moves, in any order (sorted in place by key).
  * first: the segment is entered as installing; last: it is not any more, and the `gone_count`
- * segments whose records it took over are forgotten. 0 or -errno (then nothing changed). */
+ * segments whose records it took over are forgotten. 0 or -errno, then nothing changed: -EBUSY when
+ * rows still name one of those; -EINVAL when the row of a live record would go. */
 int index_move(struct index *index, uint32_t to, struct index_move *moves, size_t count, bool first,
                bool last, const uint32_t *gone, size_t gone_count);
 
-/* Forgets a segment of which no row names anything. 0 or -errno. */
+/* Forgets a segment of which no row names anything (-EBUSY else). 0 or -errno. */
 int index_forget_segment(struct index *index, uint32_t number);
 
 /* Calls each(key, entry, arg) for rows that expire at or before now_ms, the earliest first, until

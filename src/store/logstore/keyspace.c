@@ -194,6 +194,7 @@ bool keyspace_entry_after(const struct entry *prev, const struct record *r, stru
         out->has_touch = true;
         out->touch_segment = at.segment;
         out->touch_offset = at.offset;
+        out->touch_length = at.length;
         return true;
     }
     *out = (struct entry){
