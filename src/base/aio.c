@@ -118,9 +118,12 @@ static void *pool_thread(void *arg)
         struct aio_op *op = list_take(&pool->jobs);
 
         if (op != NULL) {
+            struct aio *port = op->port;
+
             pthread_mutex_unlock(&pool->mutex);
             op->work(op);
-            port_finish_job(op->port, op);
+            if (port != NULL) /* else `op` may be gone by now */
+                port_finish_job(port, op);
             pthread_mutex_lock(&pool->mutex);
         } else if (pool->ending) {
             break;
@@ -192,6 +195,12 @@ static void pool_add(struct aio_pool *pool, struct aio_op *op)
     list_add(&pool->jobs, op);
     pthread_cond_signal(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
+}
+
+void aio_pool_run(struct aio_pool *pool, struct aio_op *op)
+{
+    op->port = NULL;
+    pool_add(pool, op);
 }
 
 static void read_job(struct aio_op *op)

@@ -37,6 +37,10 @@ struct aio_op {
 /* `threads` threads, started at once. 0 or -errno. */
 int aio_pool_open(unsigned threads, struct aio_pool **out);
 
+/* Runs op->work on one of the threads; from any thread, without a port: done() is not called, and
+ * nobody looks at `op` again. */
+void aio_pool_run(struct aio_pool *pool, struct aio_op *op);
+
 /* Ends the threads after the queued jobs. All ports must be closed before. */
 void aio_pool_close(struct aio_pool *pool);
 

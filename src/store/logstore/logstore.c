@@ -234,6 +234,8 @@ static int stat(struct store *store, struct buf *out)
                     atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
                     atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
                     atomic_load(&ls->read_only));
+    if (rc == 0)
+        rc = big_stat(ls, out);
     return rc != 0 ? rc : space_stat(ls, out);
 }
 
@@ -316,6 +318,7 @@ static int close_store(struct store *store)
         rc = -EROFS; /* it was said: this is no clean stop */
     else if (atomic_load(&ls->state) == STORE_SERVING)
         rc = settle(ls);
+    big_end(ls);
     free_store(ls);
     return rc;
 }

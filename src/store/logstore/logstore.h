@@ -23,6 +23,7 @@
 #include <sys/uio.h>
 
 #include "store/engine.h"
+#include "store/logstore/big.h"
 #include "store/logstore/delta.h"
 #include "store/logstore/entry.h"
 #include "store/logstore/grace.h"
@@ -103,8 +104,6 @@ struct checkpoint {
     _Atomic uint64_t count;       /* checkpoints written in this run */
 };
 
-struct big_file; /* big.c */
-
 struct logstore {
     struct store base;
     struct store_config config;
@@ -180,16 +179,8 @@ struct logstore {
     bool start_rebuilding;
     int start_rc;
 
-    struct {
-        pthread_mutex_t mutex;     /* held for moments only, never over a file operation */
-        struct big_file *open[64]; /* recently used files of big values, by number */
-        /* numbers of files that this process wrote or checked, by number */
-        uint64_t verified[4096];
-        struct store_spool *spools; /* under way */
-        unsigned spool_count;
-        int64_t complained_ms; /* monotonic, of the last message about a file that cannot be made */
-        uint64_t next_number;
-    } big;
+    struct big big;
+    struct pins pins;
 
     pthread_mutex_t scan_mutex; /* one scan at a time */
     struct index_reader *scan_reader;
@@ -396,39 +387,6 @@ int reader_load_value(struct logstore *ls, struct record *out, void **owned);
 /* The same without such a value. */
 int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out,
                        void **owned);
-
-/* ---- big.c: values in files of their own ---- */
-
-int big_init(struct logstore *ls);
-void big_fini(struct logstore *ls);
-int big_spool_open(struct store_port *port, struct slice key, struct slice attrs,
-                   uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
-                   struct store_spool **out);
-/* A write that carries a spool: finishes the file on a pool thread, then hands the write to the
- * writer. */
-void big_finish_write(struct logstore *ls, struct store_write *w);
-/* The finished file's fields for the record; frees the spool. keep false: the write was refused,
- * remove the file. */
-void big_spool_describe(const struct store_spool *spool, struct record *r);
-void big_spool_end(struct store_spool *spool, bool keep);
-/* Writes a whole value into a file of its own, in the calling thread. 0 or -errno. */
-int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
-                  const struct slice pieces[2], struct record *r);
-/* Opens (on a pool thread) the file that a record names, verified; a reference. 0, -EUCLEAN,
- * -errno. */
-int big_open(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t sum,
-             struct big_file **out);
-/* From the cache only, never waits. NULL: not there. */
-struct big_file *big_lookup(struct logstore *ls, uint64_t number);
-int big_fd(const struct big_file *file, off_t *offset);
-void big_unref(struct big_file *file);
-/* No file below this number is still waiting for its record: where recovery begins to look for
- * orphans. */
-uint64_t big_first_unsettled(struct logstore *ls);
-/* Recovery, with segments published: removes what a crash has left in tmp/, and files of big/ from
- * `first` on that are neither among the `named` (any order; is sorted) nor in use by their keys;
- * sets the next number. 0 or -errno. */
-int big_recover(struct logstore *ls, uint64_t first, uint64_t *named, size_t count);
 
 /* ---- recover.c ---- */
 

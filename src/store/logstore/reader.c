@@ -250,6 +250,8 @@ static void open_big(struct aio_op *op)
     const struct record *rec = &r->get->rec;
 
     op->result = big_open(r->ls, rec->big_file, rec->big_bytes, rec->big_sum, &r->big);
+    if (op->result == -ENOENT)
+        op->result = damaged(r);
 }
 
 static void read_more(struct read_state *r, int64_t need);
@@ -444,6 +446,11 @@ static int read_big(struct logstore *ls, struct record *out, char *room)
     int fd;
     int rc = big_open(ls, out->big_file, out->big_bytes, out->big_sum, &big);
 
+    if (rc == -ENOENT) { /* the record is there, its value is not */
+        log_error("the file of a big value, number %016llx, is missing",
+                  (unsigned long long)out->big_file);
+        return -EUCLEAN;
+    }
     if (rc != 0)
         return rc;
     fd = big_fd(big, &offset);

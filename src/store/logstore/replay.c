@@ -88,6 +88,8 @@ static int apply(struct recovery *rc, const struct record *r, struct place at)
     }
     if (r->big_bytes > 0 && remember_big(rc, r->big_file) != 0)
         return -ENOMEM;
+    if (found == 0 && big_is_superseded(&prev, r))
+        big_let_go(ls, prev.big_file, prev.big_bytes, r->seq);
     return keyspace_apply(ls, r, at, hash, found == 0 ? &prev : NULL);
 }
 

@@ -35,6 +35,12 @@
 struct writer_state {
     struct store_write *batch[BATCH_WRITES]; /* decided, not yet answered */
     unsigned count;
+    /* Files of big values that the batch supersedes. */
+    struct {
+        uint64_t number;
+        uint64_t bytes;
+    } gone[BATCH_WRITES];
+    unsigned gone_count;
     bool has_flush; /* the batch is one flush, applied once it is in the log */
     struct record flush;
     /* For taking a batch back. */
@@ -226,6 +232,13 @@ static int check_space(struct logstore *ls, const struct record *r)
     return space_check_put_now(ls, 1);
 }
 
+/* At most one a write. */
+static void note_gone(struct writer_state *ws, const struct entry *prev)
+{
+    ws->gone[ws->gone_count].number = prev->big_file;
+    ws->gone[ws->gone_count++].bytes = prev->big_bytes;
+}
+
 /* Puts the record into the batch and its effect into the state. `owned` is freed sooner or later in
  * every case. */
 static enum decision append(struct logstore *ls, struct store_write *w, struct record *r,
@@ -254,6 +267,8 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
         log_take_out(ls, at);
         return DECIDED;
     }
+    if (big_is_superseded(prev, r))
+        note_gone(ls->writer_state, prev);
     space_took(ls, at.length);
     w->in_delta = true;
     w->appended = true;
@@ -572,6 +587,13 @@ static int sync_batch(struct logstore *ls, struct writer_state *ws)
     return rc;
 }
 
+/* The batch is in the log and seen: what it superseded may go once it is synced. */
+static void let_go(struct logstore *ls, struct writer_state *ws)
+{
+    for (unsigned i = 0; i < ws->gone_count; i++)
+        big_let_go(ls, ws->gone[i].number, ws->gone[i].bytes, ls->log.tail_seq);
+}
+
 /* Writes, syncs, publishes, answers. */
 static void finish_batch(struct logstore *ls, struct writer_state *ws)
 {
@@ -638,6 +660,7 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     ws->count = 0;
     ws->has_flush = false;
     ws->saved_live_count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
+    ws->gone_count = 0;
     ws->saved_flush = keyspace_flush(ls);
     lookahead_slots(&ahead, LOOKAHEAD_SLOT);
     lookahead_nodes(&ahead, LOOKAHEAD_NODE);

@@ -1,0 +1,190 @@
+/*
+ * big_gone.c - files of big values whose record was superseded: their names go once the successor
+ *              is on the disk.
+ *
+ * Provides: big_let_go(), big_hold(), big_release(), big_tick(), big_end() of big.h.
+ * Used by:  writer, replay, the sweep, checkpoints, recovery (let go); backup (hold).
+ * Threads:  any. Names are removed on pool threads, a few at a time, so that a reader that waits for
+ *           the pool does not wait for a thousand of them.
+ * Locks:    big.mutex.
+ *
+ * Nothing of this is on the disk: what waits here when the process ends is found at the next start
+ * as files that no record names.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "store/logstore/big_internal.h"
+
+/* Names that a pool thread removes before it lets others go first. */
+#define REMOVED_AT_ONCE 4
+/* What is removed at a stop takes no longer than this. */
+#define STOP_MS 1000
+
+struct big_gone {
+    struct big_gone *next;
+    uint64_t number;
+    uint64_t bytes;
+    uint64_t seq; /* the record that took its place */
+};
+
+bool big_is_superseded(const struct entry *prev, const struct record *r)
+{
+    /* In a replay `prev` may be what a broken-off checkpoint has put into the index: newer than
+     * the record. A touch keeps the value, a swept record has let it go before. */
+    return prev != NULL && prev->big_bytes > 0 && prev->kind != RECORD_DELETE &&
+           r->kind != RECORD_TOUCH && stamp_compare(prev->base, r->base) < 0;
+}
+
+/* ---- removing ---- */
+
+static bool is_ripe_locked(struct logstore *ls)
+{
+    const struct big_gone *g = ls->big.gone_first;
+
+    return g != NULL && ls->big.holds == 0 && g->seq <= atomic_load(&ls->marks.synced_seq);
+}
+
+/* The oldest that may go; NULL: there is none. The caller frees it. */
+static struct big_gone *take_ripe(struct logstore *ls)
+{
+    struct big_gone *g = NULL;
+
+    pthread_mutex_lock(&ls->big.mutex);
+    if (is_ripe_locked(ls)) {
+        g = ls->big.gone_first;
+        ls->big.gone_first = g->next;
+        if (g->next == NULL)
+            ls->big.gone_last = &ls->big.gone_first;
+    }
+    pthread_mutex_unlock(&ls->big.mutex);
+    return g;
+}
+
+/* False: nothing is ripe. */
+static bool remove_one(struct logstore *ls)
+{
+    struct big_gone *g = take_ripe(ls);
+    char *path;
+    int rc;
+
+    if (g == NULL)
+        return false;
+    path = big_final_path(ls, g->number);
+    big_will_go(ls, g->number);
+    rc = path == NULL ? -ENOMEM : io_unlink(path);
+    if (rc == 0)
+        big_has_gone(ls, g->number, g->bytes);
+    else if (rc != -ENOENT)
+        log_warn(
+            "cannot remove the file of a value that was overwritten, %s: %s; it is tried again "
+            "at the next start",
+            path == NULL ? ls->dir : path, strerror(-rc));
+    atomic_fetch_sub(&ls->big.gone_files, 1);
+    atomic_fetch_sub(&ls->big.gone_bytes, g->bytes);
+    atomic_fetch_sub(&ls->big.files, 1);
+    atomic_fetch_sub(&ls->big.bytes, g->bytes);
+    free(path);
+    free(g);
+    return true;
+}
+
+/* Pool thread. */
+static void removal_work(struct aio_op *op)
+{
+    struct big *big = (struct big *)((char *)op - offsetof(struct big, removal));
+    struct logstore *ls = (struct logstore *)((char *)big - offsetof(struct logstore, big));
+    unsigned n = 0;
+
+    while (n < REMOVED_AT_ONCE && remove_one(ls))
+        n++;
+    pthread_mutex_lock(&big->mutex);
+    big->removing = !big->ended && is_ripe_locked(ls);
+    if (big->removing)
+        aio_pool_run(ls->config.pool, op);
+    else
+        pthread_cond_broadcast(&big->idle);
+    pthread_mutex_unlock(&big->mutex);
+}
+
+static void start_removal_locked(struct logstore *ls)
+{
+    struct big *big = &ls->big;
+
+    if (big->removing || big->ended || !is_ripe_locked(ls))
+        return;
+    big->removing = true;
+    big->removal.work = removal_work;
+    aio_pool_run(ls->config.pool, &big->removal);
+}
+
+/* ---- letting go ---- */
+
+void big_let_go(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t seq)
+{
+    struct big_gone *g = malloc(sizeof(*g));
+
+    if (g == NULL)
+        return; /* the next start finds it */
+    *g = (struct big_gone){.number = number, .bytes = bytes, .seq = seq};
+    atomic_fetch_add(&ls->big.gone_files, 1);
+    atomic_fetch_add(&ls->big.gone_bytes, bytes);
+    pthread_mutex_lock(&ls->big.mutex);
+    *ls->big.gone_last = g;
+    ls->big.gone_last = &g->next;
+    start_removal_locked(ls);
+    pthread_mutex_unlock(&ls->big.mutex);
+}
+
+void big_tick(struct logstore *ls)
+{
+    pthread_mutex_lock(&ls->big.mutex);
+    start_removal_locked(ls);
+    pthread_mutex_unlock(&ls->big.mutex);
+}
+
+void big_hold(struct logstore *ls)
+{
+    pthread_mutex_lock(&ls->big.mutex);
+    ls->big.holds++;
+    while (ls->big.removing)
+        pthread_cond_wait(&ls->big.idle, &ls->big.mutex);
+    pthread_mutex_unlock(&ls->big.mutex);
+}
+
+void big_release(struct logstore *ls)
+{
+    pthread_mutex_lock(&ls->big.mutex);
+    ls->big.holds--;
+    start_removal_locked(ls);
+    pthread_mutex_unlock(&ls->big.mutex);
+}
+
+/* ---- the end ---- */
+
+void big_end(struct logstore *ls)
+{
+    int64_t until = clock_mono_ms() + STOP_MS;
+
+    pthread_mutex_lock(&ls->big.mutex);
+    ls->big.ended = true;
+    while (ls->big.removing)
+        pthread_cond_wait(&ls->big.idle, &ls->big.mutex);
+    pthread_mutex_unlock(&ls->big.mutex);
+    while (clock_mono_ms() < until && remove_one(ls))
+        ;
+}
+
+void big_forget_gone(struct logstore *ls)
+{
+    while (ls->big.gone_first != NULL) {
+        struct big_gone *g = ls->big.gone_first;
+
+        ls->big.gone_first = g->next;
+        free(g);
+    }
+}
