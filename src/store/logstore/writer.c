@@ -610,8 +610,10 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
             refuse_appended(ws, STORE_READ_ONLY);
         else if (ws->has_flush)
             (void)keyspace_apply(ls, &ws->flush, (struct place){0}, 0, NULL);
-        if (rc == 0)
+        if (rc == 0) {
             atomic_store_explicit(&ls->marks.visible_seq, ls->log.tail_seq, memory_order_release);
+            let_go(ls, ws);
+        }
     }
     atomic_fetch_add_explicit(&ls->batches, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&ls->batch_writes, ws->count, memory_order_relaxed);
@@ -658,9 +660,9 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     struct lookahead ahead = {atomic_load_explicit(&ls->active, memory_order_relaxed), w, w};
 
     ws->count = 0;
+    ws->gone_count = 0;
     ws->has_flush = false;
     ws->saved_live_count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
-    ws->gone_count = 0;
     ws->saved_flush = keyspace_flush(ls);
     lookahead_slots(&ahead, LOOKAHEAD_SLOT);
     lookahead_nodes(&ahead, LOOKAHEAD_NODE);
