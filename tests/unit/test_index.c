@@ -113,9 +113,9 @@ static void rows_are_exactly_as_documented(void **state)
     static const unsigned char plain_row[] = {0x01, 0x04, 0x03, 0x02, 0x01, 0x14, 0x13, 0x12, 0x11,
                                               0x24, 0x23, 0x22, 0x21, 0x38, 0x37, 0x36, 0x35, 0x34,
                                               0x33, 0x32, 0x31, 0x44, 0x43, 0x42, 0x41, 0x52, 0x51};
-    static const unsigned char tail[] = {
-        0x61, 0, 0, 0, 0x62, 0, 0, 0, 0x63, 0, 0, 0, 0x64, 0, 0, 0, 0, 0, 0, 0, 0x65, 0,
-        0,    0, 0, 0, 0,    0, 0x66, 0, 0, 0, 0,    0, 0, 0, 0x67, 0, 0, 0, 0, 0, 0,    0};
+    static const unsigned char tail[] = {0x61, 0, 0, 0, 0x62, 0, 0, 0, 0x63, 0, 0, 0, 0x64, 0, 0, 0,
+                                         0,    0, 0, 0, 0x65, 0, 0, 0, 0,    0, 0, 0, 0x66, 0, 0, 0,
+                                         0,    0, 0, 0, 0x67, 0, 0, 0, 0,    0, 0, 0};
     unsigned char row[ENTRY_ROW_MAX];
     struct entry full = plain;
     struct entry back;

@@ -17,12 +17,13 @@
 
 struct index {
     MDB_env *env;
-    MDB_dbi keys;     /* index key -> row */
-    MDB_dbi meta;     /* format, position */
-    MDB_dbi segments; /* segment number -> bytes that rows name in it */
-    MDB_dbi expiry;   /* expiry, index key -> nothing */
-    MDB_dbi big;      /* number of a big value's file -> its bytes */
+    MDB_dbi keys;           /* index key -> row */
+    MDB_dbi meta;           /* format, position */
+    MDB_dbi segments;       /* segment number -> bytes that rows name in it */
+    MDB_dbi expiry;         /* expiry, index key -> nothing */
+    MDB_dbi big;            /* number of a big value's file -> its bytes */
     _Atomic bool condemned; /* damage was found and logged, the file is removed */
+    bool read_only;         /* nothing is locked, written, logged or removed */
     char dir[PATH_MAX];
     char path[PATH_MAX]; /* of data.mdb */
 };

@@ -307,8 +307,8 @@ static int mark(struct index *index, MDB_txn *txn, uint32_t number, enum segment
     return segment_share_write(index, txn, number, &share);
 }
 
-static int move_rows(struct index *index, MDB_txn *txn, uint32_t to,
-                     const struct index_move *moves, size_t count, struct stamp flush)
+static int move_rows(struct index *index, MDB_txn *txn, uint32_t to, const struct index_move *moves,
+                     size_t count, struct stamp flush)
 {
     struct shares shares;
     MDB_cursor *cursor;
@@ -347,7 +347,8 @@ int index_move(struct index *index, uint32_t to, struct index_move *moves, size_
 
     if (rc != 0)
         return rc;
-    qsort(moves, count, sizeof(*moves), compare_moves);
+    if (count > 0)
+        qsort(moves, count, sizeof(*moves), compare_moves);
     rc = mdb_txn_begin(index->env, NULL, 0, &txn);
     if (rc != 0)
         return index_errno(rc);
