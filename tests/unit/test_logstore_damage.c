@@ -21,11 +21,12 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "store/logstore/segment.h"
 #include "store_fixture.h"
 
 #define KEYS 4
-/* At least so long is a segment's header, with the one writer of these tests. */
-#define HEADER 182
+/* The first segment's header: its vectors name nobody yet. */
+#define HEADER (SEGMENT_HEADER_FIXED + 14)
 
 /* A template of a small store in DIR/template: KEYS records "k0".."k3", by a stop or by a kill. The
  * zeros behind the tail are cut off, so that copies are small. Returns the bytes of the first
@@ -223,6 +224,90 @@ static void a_missing_segment_is_refused(void **state)
     free(value);
 }
 
+/* Records "n0", "n1"... of a fifth of a segment each, over four segments; in DIR/template as a kill
+ * leaves them, or a stop. */
+static void make_long_template(struct store_fixture *f, bool clean)
+{
+    char template_dir[300];
+    char *value = calloc(1, f->config.segment_bytes / 5);
+    char key[8];
+
+    assert_non_null(value);
+    memset(value, 'x', f->config.segment_bytes / 5 - 1);
+    assert_int_equal(store_open(f), 0);
+    for (int i = 0; i < 16; i++) {
+        snprintf(key, sizeof(key), "n%d", i);
+        assert_int_equal(put(f, key, value).status, STORE_OK);
+    }
+    snprintf(template_dir, sizeof(template_dir), "%s/template", f->dir);
+    if (clean)
+        store_shut(f);
+    copy_tree(store_path(f, ""), template_dir);
+    if (!clean)
+        store_shut(f);
+    free(value);
+}
+
+/* How many of n0, n1... are there; none may stand behind a missing one. */
+static unsigned count_long(struct store_fixture *f)
+{
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < 16; i++) {
+        char key[8];
+        char *value;
+
+        snprintf(key, sizeof(key), "n%u", i);
+        value = fetch(f, key, NULL, NULL, NULL);
+        assert_true(value == NULL || found == i);
+        found += value != NULL;
+        free(value);
+    }
+    return found;
+}
+
+/* Only `always` syncs a segment before the next one begins. */
+static void a_closed_segment_may_lack_what_was_never_synced(void **state)
+{
+    struct store_fixture *f = *state;
+    const off_t record = RECORD_HEAD_FIXED + 2 + (off_t)f->config.segment_bytes / 5 - 1;
+    struct stat st;
+
+    f->config.sync = STORE_SYNC_OS;
+    make_long_template(f, false);
+    from_template(f);
+    assert_int_equal(stat(store_path(f, "log/00000002.seg"), &st), 0);
+    log_set_level(LOG_ERROR + 1);
+    for (int lost = 0; lost <= 8; lost++) { /* half records */
+        from_template(f);
+        assert_int_equal(
+            truncate(store_path(f, "log/00000002.seg"), st.st_size - lost * record / 2), 0);
+        assert_int_equal(store_open(f), 0);
+        assert_int_equal(count_long(f), lost == 0 ? 16 : 4 + (8 - lost) / 2);
+        assert_int_equal(put(f, "new", "value").status, STORE_OK);
+        store_shut(f);
+        assert_int_equal(store_open(f), 0);
+        check_value(f, "new", "value");
+        store_shut(f);
+    }
+}
+
+static void a_closed_segment_must_not_lack_what_was_synced(void **state)
+{
+    struct store_fixture *f = *state;
+
+    f->config.sync = STORE_SYNC_OS;
+    make_long_template(f, true); /* the checkpoint of the stop has synced it */
+    log_set_level(LOG_ERROR + 1);
+    for (int rebuild = 0; rebuild < 2; rebuild++) {
+        from_template(f);
+        if (rebuild)
+            remove_tree(store_path(f, "index"));
+        assert_int_equal(truncate(store_path(f, "log/00000002.seg"), 1000000), 0);
+        assert_int_equal(store_open(f), -EUCLEAN);
+    }
+}
+
 static void a_second_opening_and_foreign_files_are_refused(void **state)
 {
     struct store_fixture *f = *state;
@@ -376,6 +461,8 @@ int main(void)
         T(a_flipped_bit_is_refused_or_never_served),
         T(damage_below_the_checkpoint_is_found_by_the_read),
         T(a_missing_segment_is_refused),
+        T(a_closed_segment_may_lack_what_was_never_synced),
+        T(a_closed_segment_must_not_lack_what_was_synced),
         T(a_second_opening_and_foreign_files_are_refused),
         T(another_server_id_is_refused),
         T(a_failed_append_is_refused_and_leaves_no_trace),

@@ -122,8 +122,6 @@ static int read_header(struct recovery *rc, size_t i, struct segment_header *h, 
         return bad_segment(s, "belongs to another store");
     if (i == 0 ? h->previous_number != 0 : h->previous_number != rc->numbers[i - 1])
         return bad_segment(s, "does not follow the segment before it: a file is missing");
-    if (i > 0 && h->previous_end > atomic_load(&rc->segments[i - 1]->end))
-        return bad_segment(rc->segments[i - 1], "is shorter than its records");
     if (i > 0)
         atomic_store(&rc->segments[i - 1]->end, h->previous_end);
     s->first_seq = h->first_seq;
@@ -327,6 +325,29 @@ static int handle_bad_spot(struct recovery *rc, size_t i, uint64_t offset)
     return result == 1 ? tail_cut(rc, i, offset) : result;
 }
 
+/* How long the file of segment i must be, by what was synced: segments before the position and,
+ * with `always`, all that another one follows hold all of their records. */
+static uint64_t synced_length(const struct recovery *rc, size_t i, size_t at, uint64_t offset)
+{
+    bool whole = i < at || (i + 1 < rc->count && rc->ls->id.sync == STORE_SYNC_ALWAYS);
+
+    return whole ? atomic_load(&rc->segments[i]->end) : i == at ? offset : 0;
+}
+
+/* Behind that a file may be shorter than the next header says: there the replay ends. */
+static int check_lengths(struct recovery *rc, size_t at, uint64_t offset)
+{
+    for (size_t i = 0; i < rc->count; i++) {
+        off_t size;
+        int result = io_file_size(rc->segments[i]->fd, &size);
+
+        if (result != 0 || (uint64_t)size < synced_length(rc, i, at, offset))
+            return result != 0 ? result
+                               : bad_segment(rc->segments[i], "is shorter than its records");
+    }
+    return 0;
+}
+
 /* Applies everything from (at, offset) on; *tail: where the log ends in the last segment. */
 static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tail)
 {
@@ -491,6 +512,8 @@ static int run(struct recovery *rc)
         result = index_reader_open(ls->index, &ls->writer_reader);
     if (result == 0 && rc->rebuild)
         tell_rebuilding(ls);
+    if (result == 0)
+        result = check_lengths(rc, at, offset);
     if (result == 0)
         result = replay(rc, at, offset, &tail);
     if (result == 0)
