@@ -153,6 +153,7 @@ class Server(Process):
         self.host = host
         self.data = pathlib.Path(data or self.directory / "data")
         self.options = list(options)
+        self.more_environment = {}
 
     @property
     def address(self):
@@ -166,9 +167,12 @@ class Server(Process):
         report = self.directory / "sanitizer"
         # A small quarantine: freed memory that AddressSanitizer keeps is not the server's growth.
         common = f"log_path={report}:exitcode=99:abort_on_error=0"
-        return {"ASAN_OPTIONS": f"{common}:quarantine_size_mb=8:malloc_context_size=10",
+        # Libraries that tests put in front (LD_PRELOAD) come before AddressSanitizer's own.
+        memory = "quarantine_size_mb=8:malloc_context_size=10:verify_asan_link_order=0"
+        return {"ASAN_OPTIONS": f"{common}:{memory}",
                 "UBSAN_OPTIONS": f"{common}:print_stacktrace=1",
-                "TSAN_OPTIONS": f"{common}:{os.environ.get('TSAN_OPTIONS', '')}"}
+                "TSAN_OPTIONS": f"{common}:{os.environ.get('TSAN_OPTIONS', '')}",
+                **self.more_environment}
 
     def command(self, *more):
         return [TTSERVER, "-host", self.host, "-port", self.port, *self.options, *more, self.data]

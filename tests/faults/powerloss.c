@@ -115,7 +115,7 @@ __attribute__((constructor)) static void begin(void)
 
 static void append(const struct event *e, const struct iovec *data, int count)
 {
-    struct iovec iov[IOV_MAX];
+    struct iovec iov[IOV_MAX + 1];
     size_t length = sizeof(*e);
 
     iov[0] = (struct iovec){(void *)(uintptr_t)e, sizeof(*e)};
@@ -247,6 +247,7 @@ static int open_any(int dir, const char *path, int flags, mode_t mode)
 {
     const char *below = path[0] == '/' || dir == AT_FDCWD ? watched_path(path) : NULL;
     struct watched parent;
+    int fd;
 
     if (dir != AT_FDCWD && path[0] != '/' && watched_fd(dir, &parent))
         note_unknown("openat below a watched directory");
@@ -254,7 +255,10 @@ static int open_any(int dir, const char *path, int flags, mode_t mode)
         note_unknown("O_TMPFILE");
     if (below != NULL)
         return open_watched(path, below, flags, mode);
-    return (int)syscall(SYS_openat, dir, path, flags, mode);
+    fd = (int)syscall(SYS_openat, dir, path, flags, mode);
+    if (fd >= 0 && fd < FDS_MAX)
+        watched[fd].inode = 0; /* a new file may get the inode of an old one, with its descriptor */
+    return fd;
 }
 
 static mode_t mode_argument(int flags, va_list arguments)
