@@ -7,63 +7,18 @@ its timing).
 import os
 import random
 import signal
-import threading
 import time
 
 import pytest
 
 import harness
-from crash_model import BigClient, Client, HttpClient
+from crash_model import Load
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "10"))
 
 MANY = 50_000  # records of a checkpoint
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120 + 60 * ROUNDS)]
-
-
-class Load:
-    """Clients of all kinds, whose knowledge lives on over crashes."""
-
-    def __init__(self, rng, max_value):
-        self.rng = rng
-        self.max_value = max_value
-        self.kinds = {"a": Client, "b": Client, "c": Client, "big": BigClient, "http": HttpClient}
-        self.known = {name: {} for name in self.kinds}
-        self.clients = []
-        self.replies = 0
-        self.wanted = 0
-        self.enough = threading.Event()
-
-    def acknowledged(self):
-        self.replies += 1  # a count that is now and then one short does no harm
-        if self.replies >= self.wanted:
-            self.enough.set()
-
-    def run_until(self, server, replies, end):
-        """Runs until about so many replies have come, then lets end() end the server."""
-        self.replies, self.wanted = 0, replies
-        self.enough.clear()
-        self.clients = [kind(name, server.address, random.Random(self.rng.random()),
-                             self.known[name], self.max_value, self.acknowledged)
-                        for name, kind in self.kinds.items()]
-        for client in self.clients:
-            client.start()
-        # Ends early if all clients have failed, which is seen below.
-        while not self.enough.wait(0.1) and any(client.is_alive() for client in self.clients):
-            pass
-        end()
-        for client in self.clients:
-            client.join(2 * harness.WAIT_S)
-            assert not client.is_alive(), "a client hangs"
-            if client.failure:
-                raise client.failure
-
-    def verify(self, server):
-        with server.connect() as connection:
-            for client in self.clients:
-                client.verify(connection)
-                self.known[client.name] = client.known
 
 
 def kill_in_stop(server, rng):
@@ -85,7 +40,7 @@ def test_acknowledged_writes_survive(new_server, options, max_value):
     for n in range(ROUNDS):
         server.start()
         end = (lambda: kill_in_stop(server, rng)) if n % 3 == 2 else server.kill
-        load.run_until(server, rng.randrange(20, 600), end)
+        load.run(server, rng.randrange(20, 600), end)
         server.start()
         load.verify(server)
         assert " error " not in server.log(), server.log()
@@ -125,7 +80,7 @@ def test_a_crash_around_a_checkpoint_by_volume(new_server):
         time.sleep(rng.random() * 0.2)
         server.kill()
 
-    load.run_until(server, 200, fill_and_kill)
+    load.run(server, 200, fill_and_kill)
     server.start()
     load.verify(server)
     with server.connect() as c:
