@@ -24,8 +24,8 @@ struct store_engine {
     int (*spool_open)(struct store_port *port, struct slice key, struct slice attrs,
                       uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
                       struct store_spool **out);
-    int (*scan_keys)(struct store *store, struct slice prefix, bool have_after, struct slice after,
-                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg);
+    int (*scan)(struct store *store, const struct store_range *range, unsigned limit,
+                bool (*each)(const struct store_scan_item *item, void *arg), void *arg);
     enum store_state (*state)(const struct store *store);
     unsigned (*progress)(const struct store *store);
     bool (*writable)(const struct store *store, const char **reason);

@@ -249,10 +249,32 @@ int store_spool_open(struct store_port *port, struct slice key, struct slice att
     return port->store->engine->spool_open(port, key, attrs, value_bytes, on_room, arg, out);
 }
 
+int store_scan(struct store *store, const struct store_range *range, unsigned limit,
+               bool (*each)(const struct store_scan_item *item, void *arg), void *arg)
+{
+    return store->engine->scan(store, range, limit, each, arg);
+}
+
+struct key_scan {
+    void (*each)(struct slice key, void *arg);
+    void *arg;
+};
+
+static bool give_key(const struct store_scan_item *item, void *arg)
+{
+    const struct key_scan *s = arg;
+
+    s->each(item->key, s->arg);
+    return true;
+}
+
 int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg)
 {
-    return store->engine->scan_keys(store, prefix, have_after, after, limit, each, arg);
+    struct store_range range = {.prefix = prefix, .has_after = have_after, .after = after};
+    struct key_scan s = {each, arg};
+
+    return store_scan(store, &range, limit, give_key, &s);
 }
 
 enum store_state store_state(const struct store *store)

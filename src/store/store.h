@@ -233,10 +233,40 @@ size_t store_port_pending(const struct store_port *port);
 
 /* ---- listing ---- */
 
-/* One page of keys in bytewise order that start with `prefix` and lie behind `after` (have_after
- * false: from the start). Calls each(key, arg) for at most `limit` live keys. Returns 0, 1 if there
- * may be more, -EAGAIN before the store serves, other -errno. May wait for the disk: not for a
- * network loop's thread. */
+/* The keys from `from` (included; empty: the first) to `to` (not included) that begin with
+ * `prefix`. */
+struct store_range {
+    struct slice prefix;
+    struct slice from;
+    bool has_to;
+    struct slice to;
+    bool has_after; /* the scan goes on behind this key: the last of the page before */
+    struct slice after;
+    bool reverse; /* the largest key first */
+};
+
+/* What is known of a record without reading it. The key lives only during the call. */
+struct store_scan_item {
+    struct slice key;
+    enum record_kind kind; /* put or counter */
+    struct stamp base;
+    int64_t expires_ms; /* 0: never */
+    uint64_t cas;
+    uint64_t bytes; /* on the disk: head, key, attributes, value */
+};
+
+/* One page, in bytewise order: calls each(item, arg) for at most `limit` live records, until it
+ * returns false. Returns 0: there are no more; 1: there may be; -EAGAIN before the store serves;
+ * other -errno (what was given until then is right).
+ *
+ * A page has every write that was answered before the call. A record that is there during a whole
+ * scan, each page beginning after the last key of the one before, is given exactly once. Nothing is
+ * held from page to page. May wait for the disk, and for other scans when there are many: not for a
+ * network loop's thread; each() neither waits long nor scans. */
+int store_scan(struct store *store, const struct store_range *range, unsigned limit,
+               bool (*each)(const struct store_scan_item *item, void *arg), void *arg);
+
+/* The keys alone, with `prefix`, behind `after` (have_after false: from the start). */
 int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg);
 

@@ -256,6 +256,7 @@ static void *background_main(void *arg)
         int64_t now = clock_mono_ms();
 
         space_tick(ls);
+        listing_tick(ls);
         big_tick(ls);
         if (atomic_load(&ls->read_only))
             continue;

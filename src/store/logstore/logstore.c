@@ -15,7 +15,6 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "store/logstore/logstore.h"
-#include "store/logstore/scan.h"
 
 /* So many ports beyond those announced find a place in the index's table of readers. */
 #define PORTS_SPARE 2
@@ -110,53 +109,6 @@ static void port_write(struct store_port *port, struct store_write *first)
     writer_hand_over(ls, chain, last, count);
 }
 
-/* ---- listing ---- */
-
-static int full_key(void *ctx, const struct entry *e, struct buf *out)
-{
-    struct record *r = malloc(sizeof(*r));
-    void *owned = NULL;
-    int rc = r == NULL ? -ENOMEM : reader_load_record(ctx, e, r, &owned);
-
-    if (rc == 0)
-        rc = buf_add_slice(out, r->key);
-    free(owned);
-    free(r);
-    return rc;
-}
-
-static bool is_live(void *ctx, const struct entry *e)
-{
-    const struct logstore *ls = ctx;
-
-    return keyspace_is_live(ls, e, keyspace_now_ms(ls), NULL);
-}
-
-static int scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
-                     unsigned limit, void (*each)(struct slice key, void *arg), void *arg)
-{
-    struct logstore *ls = logstore_of(store);
-    struct scan scan = {.is_live = is_live, .full_key = full_key, .ctx = ls};
-    int rc = 0;
-
-    if (atomic_load(&ls->state) != STORE_SERVING)
-        return -EAGAIN;
-    pthread_mutex_lock(&ls->scan_mutex);
-    if (ls->scan_reader == NULL)
-        rc = index_reader_open(ls->index, &ls->scan_reader);
-    if (rc == 0) {
-        grace_enter(&ls->grace, &ls->scan_grace);
-        scan.active = atomic_load_explicit(&ls->active, memory_order_acquire);
-        scan.frozen = atomic_load_explicit(&ls->frozen, memory_order_acquire);
-        scan.visible_seq = atomic_load_explicit(&ls->marks.visible_seq, memory_order_acquire);
-        scan.reader = ls->scan_reader;
-        rc = scan_page(&scan, prefix, have_after, after, limit, each, arg);
-        grace_leave(&ls->scan_grace);
-    }
-    pthread_mutex_unlock(&ls->scan_mutex);
-    return rc;
-}
-
 /* ---- figures ---- */
 
 static enum store_state state(const struct store *store)
@@ -207,33 +159,26 @@ static int stat(struct store *store, struct buf *out)
     struct logstore *ls = logstore_of(store);
     uint64_t rows = 0;
     uint64_t index_bytes = 0;
-    struct grace_reader *guard = &ls->scan_grace;
-    size_t delta_keys;
-    size_t delta_memory;
+    struct listing_figures scans;
     int rc;
 
     if (state(store) != STORE_SERVING)
         return buf_printf(out, "store_rebuild_percent %u\n", progress(store));
     (void)index_figures(ls->index, &rows, &index_bytes);
-    pthread_mutex_lock(&ls->scan_mutex);
-    grace_enter(&ls->grace, guard);
-    delta_keys = delta_count(atomic_load_explicit(&ls->active, memory_order_acquire));
-    delta_memory = delta_bytes(atomic_load_explicit(&ls->active, memory_order_acquire));
-    grace_leave(guard);
-    pthread_mutex_unlock(&ls->scan_mutex);
+    listing_figures(ls, &scans);
     rc = buf_printf(out,
                     "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
                     "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64
                     "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
-                    "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu\n"
-                    "index_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ncheckpoints %" PRIu64
-                    "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
+                    "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu"
+                    "\nscan_bytes %zu\nindex_rows %" PRIu64 "\nindex_bytes %" PRIu64
+                    "\ncheckpoints %" PRIu64 "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
                     atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
                     atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
                     atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
-                    atomic_load(&ls->batch_writes), delta_keys, delta_memory, rows, index_bytes,
-                    atomic_load(&ls->checkpoint.count), atomic_load(&ls->damaged_reads),
-                    atomic_load(&ls->read_only));
+                    atomic_load(&ls->batch_writes), scans.delta_keys, scans.delta_bytes,
+                    scans.kept_bytes, rows, index_bytes, atomic_load(&ls->checkpoint.count),
+                    atomic_load(&ls->damaged_reads), atomic_load(&ls->read_only));
     if (rc == 0)
         rc = big_stat(ls, out);
     return rc != 0 ? rc : space_stat(ls, out);
@@ -273,8 +218,7 @@ static void free_store(struct logstore *ls)
 {
     if (ls->writer_reader != NULL)
         index_reader_close(ls->writer_reader);
-    if (ls->scan_reader != NULL)
-        index_reader_close(ls->scan_reader);
+    listing_free(ls->listing);
     if (ls->index != NULL)
         index_close(ls->index);
     delta_free(atomic_load(&ls->active));
@@ -289,7 +233,6 @@ static void free_store(struct logstore *ls)
     pthread_mutex_destroy(&ls->checkpoint.mutex);
     pthread_cond_destroy(&ls->start_changed);
     pthread_mutex_destroy(&ls->start_mutex);
-    pthread_mutex_destroy(&ls->scan_mutex);
     pthread_mutex_destroy(&ls->index_mutex);
     pthread_mutex_destroy(&ls->call_mutex);
     pthread_mutex_destroy(&ls->store_mutex);
@@ -312,6 +255,7 @@ static int close_store(struct store *store)
 
     atomic_store(&ls->start_cancelled, true);
     join_recovery(ls);
+    compact_end(ls);
     background_end(ls);
     writer_end(ls);
     if (atomic_load(&ls->read_only))
@@ -331,7 +275,7 @@ static const struct store_engine logstore_engine = {
     .write = port_write,
     .prepare = prepare,
     .spool_open = big_spool_open,
-    .scan_keys = scan_keys,
+    .scan = listing_scan,
     .state = state,
     .progress = progress,
     .writable = writable,
@@ -368,20 +312,21 @@ static struct logstore *new_store(const struct store_config *config)
     pthread_mutex_init(&ls->store_mutex, NULL);
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);
-    grace_add(&ls->grace, &ls->scan_grace);
     init_cond(&ls->checkpoint.wanted);
     init_cond(&ls->checkpoint.done);
     init_cond(&ls->start_changed);
     pthread_mutex_init(&ls->checkpoint.mutex, NULL);
     pthread_mutex_init(&ls->start_mutex, NULL);
-    pthread_mutex_init(&ls->scan_mutex, NULL);
     pthread_mutex_init(&ls->index_mutex, NULL);
     pthread_mutex_init(&ls->call_mutex, NULL);
     big_init(ls);
     space_init(ls);
+    failed = compact_init(ls) != 0;
     atomic_store(&ls->active, delta_new(0));
+    ls->listing = listing_new(ls);
     ls->dir = strdup(config->dir);
-    if (log_init(ls) != 0 || ls->dir == NULL || atomic_load(&ls->active) == NULL) {
+    if (log_init(ls) != 0 || ls->dir == NULL || ls->listing == NULL ||
+        atomic_load(&ls->active) == NULL) {
         free_store(ls);
         return NULL;
     }

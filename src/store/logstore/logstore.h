@@ -29,6 +29,7 @@
 #include "store/logstore/grace.h"
 #include "store/logstore/identity.h"
 #include "store/logstore/index.h"
+#include "store/logstore/listing.h"
 #include "store/logstore/segment.h"
 #include "store/logstore/space.h"
 
@@ -182,9 +183,7 @@ struct logstore {
     struct big big;
     struct pins pins;
 
-    pthread_mutex_t scan_mutex; /* one scan at a time */
-    struct index_reader *scan_reader;
-    struct grace_reader scan_grace;
+    struct listing *listing; /* listing.c: scans */
 
     /* Figures for stats. */
     _Atomic uint64_t syncs;
