@@ -255,7 +255,6 @@ static int close_store(struct store *store)
 
     atomic_store(&ls->start_cancelled, true);
     join_recovery(ls);
-    compact_end(ls);
     background_end(ls);
     writer_end(ls);
     if (atomic_load(&ls->read_only))
@@ -321,7 +320,6 @@ static struct logstore *new_store(const struct store_config *config)
     pthread_mutex_init(&ls->call_mutex, NULL);
     big_init(ls);
     space_init(ls);
-    failed = compact_init(ls) != 0;
     atomic_store(&ls->active, delta_new(0));
     ls->listing = listing_new(ls);
     ls->dir = strdup(config->dir);
