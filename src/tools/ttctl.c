@@ -1,5 +1,5 @@
 /*
- * ttctl.c - the command line client of a running ttserver.
+ * ttctl.c - the command line client of a running ttserver, and the tools for its data directory.
  *
  * Exit status: 0 done; 1 it failed, or there is no such key; 2 wrong usage. Messages go to stderr,
  * data to stdout.
@@ -108,7 +108,8 @@ static int show_help(void)
 {
     char head[64];
 
-    printf("ttctl %s asks a running ttserver.\n\nUsage: ttctl [options] COMMAND ...\n\nCommands:\n",
+    printf("ttctl %s asks a running ttserver, and looks after data directories.\n\n"
+           "Usage: ttctl [options] COMMAND ...\n\nCommands:\n",
            TT_VERSION);
     for (const struct command *c = command_table; c->name != NULL; c++) {
         snprintf(head, sizeof(head), "%s %s", c->name, c->arguments);
@@ -120,7 +121,22 @@ static int show_help(void)
                  option_rows[i].argument != NULL ? option_rows[i].argument : "");
         printf("  %-27s %s\n", head, option_rows[i].help);
     }
-    printf("\nExit status: 0 done, 1 failed or no such key, 2 wrong usage.\n");
+    printf("\nCommands on a directory (DIR) have more options: ttctl COMMAND -h.\n"
+           "Exit status: 0 done, 1 failed or no such key, 2 wrong usage.\n");
+    return fflush(stdout) == 0 ? CTL_OK : CTL_FAILED;
+}
+
+static bool asks_for_help(const struct command *c, int argc, char *const argv[])
+{
+    for (int i = 0; c->more != NULL && i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0)
+            return true;
+    return false;
+}
+
+static int show_command_help(const struct command *c)
+{
+    printf("Usage: ttctl %s %s\n\n%s", c->name, c->arguments, c->more);
     return fflush(stdout) == 0 ? CTL_OK : CTL_FAILED;
 }
 
@@ -161,7 +177,7 @@ static const struct command *find_command(const char *name, int argc)
         c++;
     if (c->name == NULL)
         usage_error("unknown command %s", name);
-    else if (argc < c->min_arguments || argc > c->max_arguments)
+    else if (c->more == NULL && (argc < c->min_arguments || argc > c->max_arguments))
         usage_error("expected: ttctl %s %s", c->name, c->arguments);
     else
         return c;
@@ -191,6 +207,8 @@ int main(int argc, char *argv[])
     command = find_command(argv[at], argc - at - 1);
     if (command == NULL)
         return CTL_USAGE;
+    if (asks_for_help(command, argc - at - 1, argv + at + 1))
+        return show_command_help(command);
     ctl.encoded_keys = o.encoded_keys;
     if (client_open(&o.address, &ctl.client) != 0)
         return command_fail("the host name is too long, or memory is short");

@@ -30,8 +30,76 @@ int command_fail(const char *format, ...)
     return CTL_FAILED;
 }
 
+int command_misuse(const char *name, const char *format, ...)
+{
+    va_list args;
+
+    fprintf(stderr, "ttctl: %s: ", name);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\ntry ttctl %s -h\n", name);
+    return CTL_USAGE;
+}
+
+/* ---- options behind the command's name ---- */
+
+/* Takes argv[0], which begins with a dash. The strings taken, or 0 (said). */
+static int take_command_option(const char *name, int left, char *const argv[],
+                               const struct command_option *options, size_t count)
+{
+    size_t name_len = strcspn(argv[0], "=");
+    size_t i = 0;
+
+    while (i < count && !slice_is(slice_of(argv[0], name_len), options[i].name))
+        i++;
+    if (i == count) {
+        command_misuse(name, "unknown option %s", argv[0]);
+    } else if (options[i].text == NULL) {
+        *options[i].flag = true;
+        if (argv[0][name_len] == '\0')
+            return 1;
+        command_misuse(name, "option %s takes no argument", options[i].name);
+    } else if (argv[0][name_len] == '=') {
+        *options[i].text = argv[0] + name_len + 1;
+        return 1;
+    } else if (left < 2) {
+        command_misuse(name, "option %s needs an argument", options[i].name);
+    } else {
+        *options[i].text = argv[1];
+        return 2;
+    }
+    return 0;
+}
+
+int command_arguments(const char *name, int argc, char *const argv[],
+                      const struct command_option *options, size_t option_count, const char **plain,
+                      int min, int max)
+{
+    bool only_plain = false;
+    int count = 0;
+
+    for (int used, i = 0; i < argc; i += used) {
+        used = 1;
+        if (!only_plain && strcmp(argv[i], "--") == 0) {
+            only_plain = true;
+        } else if (!only_plain && argv[i][0] == '-' && argv[i][1] != '\0') {
+            used = take_command_option(name, argc - i, argv + i, options, option_count);
+            if (used == 0)
+                return CTL_USAGE;
+        } else if (count == max) {
+            return command_misuse(name, "there is one argument too many: %s", argv[i]);
+        } else {
+            plain[count++] = argv[i];
+        }
+    }
+    return count >= min ? 0 : command_misuse(name, "an argument is missing");
+}
+
+/* ---- what the commands share ---- */
+
 /* A reply that is not what the command hoped for: the status and the first line of the text. */
-static int fail_status(const struct client_reply *reply)
+int command_fail_status(const struct client_reply *reply)
 {
     struct slice text = buf_slice(&reply->text);
     size_t len = 0;
@@ -44,16 +112,14 @@ static int fail_status(const struct client_reply *reply)
                         (int)len, len > 0 ? text.ptr : "");
 }
 
-/* Flushed here, so that a full disk behind the standard output is not found too late. */
-static int finish_output(void)
+int command_finish_output(void)
 {
     if (fflush(stdout) != 0 || ferror(stdout))
         return command_fail("cannot write the output: %s", strerror(errno));
     return CTL_OK;
 }
 
-/* Appends the percent-encoded text. 0 or -ENOMEM. */
-static int add_encoded(struct buf *out, struct slice text)
+int command_add_encoded(struct buf *out, struct slice text)
 {
     if (buf_reserve(out, 3 * text.len) != 0)
         return -ENOMEM;
@@ -61,9 +127,7 @@ static int add_encoded(struct buf *out, struct slice text)
     return 0;
 }
 
-/* Decodes a key or prefix of the command line into `room` with -e, else takes it as it is. False:
- * it is malformed (said). */
-static bool take_key(const struct ctl *ctl, const char *text, struct buf *room, struct slice *key)
+bool command_take_key(const struct ctl *ctl, const char *text, struct buf *room, struct slice *key)
 {
     *key = slice_str(text);
     if (!ctl->encoded_keys)
@@ -87,13 +151,13 @@ static int request_key(const struct ctl *ctl, const char *method, const char *te
     struct slice key;
 
     memset(reply, 0, sizeof(*reply));
-    if (!take_key(ctl, text, &room, &key))
+    if (!command_take_key(ctl, text, &room, &key))
         goto out;
     if (slice_starts(key, slice_str("-/"))) {
         command_fail("keys that begin with -/ cannot be reached over HTTP");
         goto out;
     }
-    if (buf_add(&target, "/", 1) == 0 && add_encoded(&target, key) == 0 &&
+    if (buf_add(&target, "/", 1) == 0 && command_add_encoded(&target, key) == 0 &&
         client_request(ctl->client, method, buf_slice(&target), body, to, reply, &message) == 0)
         status = CTL_OK;
     else
@@ -116,11 +180,11 @@ static int run_get(struct ctl *ctl, int argc, char *const argv[])
     if (status != 0)
         return status;
     if (reply.status == 200)
-        status = finish_output();
+        status = command_finish_output();
     else if (reply.status == 404)
         status = command_fail("no such key");
     else
-        status = fail_status(&reply);
+        status = command_fail_status(&reply);
     buf_free(&reply.text);
     return status;
 }
@@ -142,7 +206,7 @@ static int put_body(const struct ctl *ctl, const char *key, const struct client_
     int status = request_key(ctl, "PUT", key, body, NULL, &reply);
 
     if (status == 0 && reply.status / 100 != 2)
-        status = fail_status(&reply);
+        status = command_fail_status(&reply);
     buf_free(&reply.text);
     return status;
 }
@@ -198,7 +262,7 @@ static int run_out(struct ctl *ctl, int argc, char *const argv[])
     if (reply.status == 404)
         status = command_fail("no such key");
     else if (reply.status != 200)
-        status = fail_status(&reply);
+        status = command_fail_status(&reply);
     buf_free(&reply.text);
     return status;
 }
@@ -224,7 +288,7 @@ static int print_key(const struct ctl *ctl, struct slice encoded, struct buf *ro
         putchar(for_people && (byte < ' ' || byte == 0x7f) ? '?' : byte);
     }
     putchar('\n');
-    return ferror(stdout) ? finish_output() : CTL_OK;
+    return ferror(stdout) ? command_finish_output() : CTL_OK;
 }
 
 /* Prints a page and leaves its last key in `after`, as it came. */
@@ -261,7 +325,7 @@ static int list_page(const struct ctl *ctl, struct slice prefix, bool have_after
     const char *message = "out of memory";
     int status = CTL_FAILED;
     bool made = buf_printf(&target, "/-/keys?limit=%u&prefix=", LIST_PAGE_KEYS) == 0 &&
-                add_encoded(&target, prefix) == 0;
+                command_add_encoded(&target, prefix) == 0;
 
     if (made && have_after)
         made = buf_add(&target, "&after=", 7) == 0 && buf_add_slice(&target, buf_slice(after)) == 0;
@@ -269,7 +333,7 @@ static int list_page(const struct ctl *ctl, struct slice prefix, bool have_after
         client_request(ctl->client, "GET", buf_slice(&target), NULL, NULL, &reply, &message))
         command_fail("%s", message);
     else if (reply.status != 200)
-        fail_status(&reply);
+        command_fail_status(&reply);
     else
         status = print_page(ctl, buf_slice(&reply.text), after);
     *more = reply.more && reply.text.len > 0;
@@ -285,7 +349,7 @@ static int run_list(struct ctl *ctl, int argc, char *const argv[])
     int status = CTL_OK;
     bool more = true;
 
-    if (argc > 0 && !take_key(ctl, argv[0], &room, &prefix)) {
+    if (argc > 0 && !command_take_key(ctl, argv[0], &room, &prefix)) {
         buf_free(&room);
         return CTL_FAILED;
     }
@@ -293,7 +357,7 @@ static int run_list(struct ctl *ctl, int argc, char *const argv[])
         status = list_page(ctl, prefix, !first, &after, &more);
     buf_free(&room);
     buf_free(&after);
-    return status == CTL_OK ? finish_output() : status;
+    return status == CTL_OK ? command_finish_output() : status;
 }
 
 /* ---- stat, ping ---- */
@@ -323,7 +387,7 @@ static int run_stat(struct ctl *ctl, int argc, char *const argv[])
         rest = slice_after(rest, end == NULL ? len : len + 1);
     }
     buf_free(&text);
-    return finish_output();
+    return command_finish_output();
 }
 
 static int run_ping(struct ctl *ctl, int argc, char *const argv[])
@@ -339,17 +403,21 @@ static int run_ping(struct ctl *ctl, int argc, char *const argv[])
     if (reply.status == 200)
         printf("alive, answered in %.2f ms\n", (double)reply.took_us / 1000.0);
     else
-        status = fail_status(&reply);
+        status = command_fail_status(&reply);
     buf_free(&reply.text);
-    return status == CTL_OK ? finish_output() : status;
+    return status == CTL_OK ? command_finish_output() : status;
 }
 
 const struct command command_table[] = {
-    {"get", "KEY", 1, 1, "write the value to the standard output", run_get},
-    {"put", "KEY [VALUE|-f FILE|-]", 1, 3, "store VALUE, a file, or the standard input", run_put},
-    {"out", "KEY", 1, 1, "delete the record", run_out},
-    {"list", "[PREFIX]", 0, 1, "show the keys, in bytewise order", run_list},
-    {"stat", "", 0, 0, "show the server's figures", run_stat},
-    {"ping", "", 0, 0, "see whether the server lives, and how fast it answers", run_ping},
-    {NULL, NULL, 0, 0, NULL, NULL},
+    {"get", "KEY", 1, 1, "write the value to the standard output", run_get, NULL},
+    {"put", "KEY [VALUE|-f FILE|-]", 1, 3, "store VALUE, a file, or the standard input", run_put,
+     NULL},
+    {"out", "KEY", 1, 1, "delete the record", run_out, NULL},
+    {"list", "[PREFIX]", 0, 1, "show the keys, in bytewise order", run_list, NULL},
+    {"stat", "", 0, 0, "show the server's figures", run_stat, NULL},
+    {"ping", "", 0, 0, "see whether the server lives, and how fast it answers", run_ping, NULL},
+    {"log", "DIR", 0, 0, "print the records of a data directory", run_log, log_more},
+    {"verify", "DIR", 0, 0, "check all of a stopped server's data", run_verify, verify_more},
+    {"doctor", "[DIR]", 0, 0, "see whether this machine suits a server", run_doctor, doctor_more},
+    {NULL, NULL, 0, 0, NULL, NULL, NULL},
 };
