@@ -237,6 +237,7 @@ static void free_store(struct logstore *ls)
     pthread_mutex_destroy(&ls->call_mutex);
     pthread_mutex_destroy(&ls->store_mutex);
     grace_fini(&ls->grace);
+    free(ls->installing.old);
     free(ls->dir);
     free(ls);
 }

@@ -130,6 +130,14 @@ struct logstore {
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */
     _Atomic uint64_t live_count;
     struct space space;
+    /* A compaction that was half installed when the last run ended: rows name the segment `number`
+     * and the old ones, and all of them can be read. Set by recovery; compaction goes on with it
+     * before anything else, and frees `old`. */
+    struct {
+        uint32_t number;
+        uint32_t *old;
+        size_t count;
+    } installing;
     _Atomic unsigned port_count;
 
     /* Flush, as readers need it: everything with base <= flush is dead. Written by the writer (and

@@ -13,7 +13,7 @@
  *   5 a bad spot: the end, a torn tail (cut), or damage (refuse)
  *   6 a new writer and history where a tail may be lost
  */
-#include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -71,7 +71,7 @@ static int load_identity(struct recovery *rc, bool *renew)
     return check_node(ls, renew);
 }
 
-/* ---- 2: segments ---- */
+/* ---- 2 and 3: segments and index ---- */
 
 static int bad_segment(const struct segment *s, const char *what)
 {
@@ -80,141 +80,6 @@ static int bad_segment(const struct segment *s, const char *what)
               s->path, what);
     return -EUCLEAN;
 }
-
-static int open_segment(struct recovery *rc, uint32_t number, struct segment **out)
-{
-    struct logstore *ls = rc->ls;
-    char *path = log_segment_path(ls, number);
-    int fd = path == NULL ? -ENOMEM : io_open(path, O_RDWR, 0);
-    off_t size = 0;
-    size_t map = ls->config.segment_bytes;
-    int result = fd < 0 ? fd : io_file_size(fd, &size);
-
-    if (result == 0 && (size_t)size > map)
-        map = (size_t)size;
-    if (result == 0)
-        result = segment_new(number, fd, path, map, out);
-    if (result != 0) {
-        log_error("cannot open %s: %s", path == NULL ? ls->dir : path, strerror(-result));
-        if (fd >= 0)
-            close(fd);
-    } else {
-        atomic_store(&(*out)->end, (uint64_t)size);
-    }
-    free(path);
-    return result;
-}
-
-/* Reads and checks the header of segment i against its predecessor's. 0; 1: it is unreadable;
- * -errno. */
-static int read_header(struct recovery *rc, size_t i, struct segment_header *h, char *room)
-{
-    struct segment *s = rc->segments[i];
-    ssize_t got = io_read_upto(s->fd, room, SEGMENT_HEADER_MAX, 0);
-    size_t length;
-
-    if (got < 0)
-        return (int)got;
-    if (segment_header_decode(slice_of(room, (size_t)got), h, &length) != RECORD_DONE)
-        return 1;
-    if (memcmp(h->store_uuid, rc->ls->id.uuid, sizeof(h->store_uuid)) != 0 || h->big_value ||
-        h->number != s->number)
-        return bad_segment(s, "belongs to another store");
-    if (i == 0 ? h->previous_number != 0 : h->previous_number != rc->numbers[i - 1])
-        return bad_segment(s, "does not follow the segment before it: a file is missing");
-    if (i > 0)
-        atomic_store(&rc->segments[i - 1]->end, h->previous_end);
-    s->first_seq = h->first_seq;
-    s->header_bytes = (uint32_t)length;
-    return 0;
-}
-
-/* Puts a file that is not of the log any more, but not empty, into tmp/. 0 or -errno. */
-static int put_aside(struct recovery *rc, struct segment *s)
-{
-    char *to;
-    int result;
-
-    if (asprintf(&to, "%s/tmp/headless-%08u.seg", rc->ls->dir, s->number) == -1)
-        return -ENOMEM;
-    result = io_rename(s->path, to);
-    log_warn("moved %s to %s: it has no header and was never begun", s->path, to);
-    free(to);
-    return result;
-}
-
-/* A last segment without a header: a crash came while it was being made. STORE knows those whose
- * header was on the disk: there a bad header is damage. */
-static int drop_headless(struct recovery *rc, size_t i)
-{
-    struct segment *s = rc->segments[i];
-    int result;
-
-    if (i + 1 != rc->count || s->number <= rc->ls->id.last_segment)
-        return bad_segment(s, "has a damaged header");
-    if (i > 0 && s->number != rc->numbers[i - 1] + 1)
-        return bad_segment(s, "does not follow the segment before it: a file is missing");
-    result = tail_holds_records(rc, s);
-    if (result != 0)
-        return result < 0 ? result : bad_segment(s, "has a damaged header");
-    result = put_aside(rc, s);
-    segment_unref(s);
-    rc->segments[i] = NULL;
-    rc->count--;
-    return result;
-}
-
-/* The newest segments cannot go missing unseen either. */
-static int check_last_segment(struct recovery *rc)
-{
-    uint32_t last = rc->count > 0 ? rc->numbers[rc->count - 1] : 0;
-
-    if (last >= rc->ls->id.last_segment)
-        return 0;
-    log_error("the log of %s ends at segment %u, but segment %u was begun: files are missing; not "
-              "starting. Put them back from a backup or a peer's copy, or repair the store offline",
-              rc->ls->dir, last, rc->ls->id.last_segment);
-    return -EUCLEAN;
-}
-
-/* Opens segment i and checks its header. 0; 1: it was never begun and is gone; -errno. */
-static int take_segment(struct recovery *rc, size_t i, char *room)
-{
-    struct segment_header h;
-    int result = open_segment(rc, rc->numbers[i], &rc->segments[i]);
-
-    if (result != 0)
-        return result;
-    result = read_header(rc, i, &h, room);
-    if (result == 1) {
-        result = drop_headless(rc, i);
-        return result != 0 ? result : 1;
-    }
-    if (result == 0 && h.clock > atomic_load(&rc->ls->clock))
-        atomic_store(&rc->ls->clock, h.clock);
-    return result;
-}
-
-static int open_segments(struct recovery *rc)
-{
-    char *room = malloc(SEGMENT_HEADER_MAX);
-    int result = room == NULL ? -ENOMEM : directory_segments(rc->ls, &rc->numbers, &rc->count);
-
-    if (result == 0 && rc->count > 0) {
-        rc->segments = calloc(rc->count, sizeof(rc->segments[0]));
-        result = rc->segments == NULL ? -ENOMEM : 0;
-    }
-    if (result == 0 && rc->count > 0 && rc->numbers[rc->count - 1] > rc->highest)
-        rc->highest = rc->numbers[rc->count - 1];
-    for (size_t i = 0; result == 0 && i < rc->count; i++)
-        result = take_segment(rc, i, room);
-    free(room);
-    if (result == 1)
-        result = 0;
-    return result != 0 ? result : check_last_segment(rc);
-}
-
-/* ---- 3: index ---- */
 
 static int open_index(struct recovery *rc, bool fresh)
 {
@@ -239,36 +104,42 @@ static int open_index(struct recovery *rc, bool fresh)
     return result;
 }
 
-/* True if the position lies in this log; *at: the segment's place in rc->segments. */
-static bool position_exists(const struct recovery *rc, const struct index_meta *meta, size_t *at)
+/* True if the position lies in this log: *at is the segment's place in rc->segments, *offset the
+ * byte in it. A closed segment that ended with the position may have been compacted since. */
+static bool find_position(const struct recovery *rc, const struct index_meta *meta, size_t *at,
+                          uint64_t *offset)
 {
     for (size_t i = 0; i < rc->count; i++) {
-        if (rc->numbers[i] == meta->segment) {
-            *at = i;
-            return meta->offset <= atomic_load(&rc->segments[i]->end);
+        const struct segment *s = rc->segments[i];
+
+        *at = i;
+        *offset = meta->offset;
+        if (s->number == meta->segment)
+            return meta->offset <= atomic_load(&s->end);
+        if (s->compacted && s->last_seq == meta->seq && i + 1 < rc->count) {
+            *at = i + 1;
+            *offset = rc->segments[i + 1]->header_bytes;
+            return true;
         }
     }
     return false;
 }
 
-/* Takes the state from the index. 0; -ENOENT: start from the beginning of the log; -EUCLEAN:
- * refuse. */
-static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t *at)
+/* Takes the state from the index. 0; -EUCLEAN: refuse; -errno. */
+static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t *at,
+                     uint64_t *offset)
 {
     struct logstore *ls = rc->ls;
+    int result = chain_settle(rc, meta);
 
-    if (memcmp(meta->store_uuid, ls->id.uuid, sizeof(meta->store_uuid)) != 0) {
-        log_warn("the index of %s belongs to another store; it is rebuilt from the log", ls->dir);
-        return -ENOENT;
-    }
-    if (!position_exists(rc, meta, at)) {
+    if (result != 0)
+        return result;
+    if (!find_position(rc, meta, at, offset)) {
         log_error("the log of %s ends before its last checkpoint (segment %" PRIu32
                   ", offset %" PRIu64 "): files are missing or cut; not starting",
                   ls->dir, meta->segment, meta->offset);
         return -EUCLEAN;
     }
-    if (!vectors_decode(meta->vectors, &ls->vectors))
-        return -ENOENT;
     rc->seq = meta->seq;
     rc->big_first = ls->big.next_number = ls->vectors.next_big_file;
     atomic_store(&ls->live_count, meta->live_count);
@@ -278,33 +149,55 @@ static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t 
     return 0;
 }
 
-/* Where the replay begins. */
-static int find_start(struct recovery *rc, size_t *at, uint64_t *offset)
+/* The index's position, if it can be used. 0; -ENOENT: rebuild the index; -errno. */
+static int read_meta(struct recovery *rc, struct index_meta *meta, char *room)
 {
     struct logstore *ls = rc->ls;
-    char *room = malloc(INDEX_VECTORS_MAX);
-    struct index_meta meta;
-    int result = room == NULL ? -ENOMEM : index_read_meta(ls->index, &meta, room);
+    int result = index_read_meta(ls->index, meta, room);
 
     if (result == -EUCLEAN) /* said already */
-        result = -ENOENT;
-    if (result == 0) {
-        result = take_meta(rc, &meta, at);
-        *offset = meta.offset;
+        return -ENOENT;
+    if (result == 0 && memcmp(meta->store_uuid, ls->id.uuid, sizeof(meta->store_uuid)) != 0) {
+        log_warn("the index of %s belongs to another store; it is rebuilt from the log", ls->dir);
+        return -ENOENT;
     }
-    free(room);
-    if (result != -ENOENT)
-        return result;
-    /* From the beginning, into an empty index. */
+    if (result == 0 && !vectors_decode(meta->vectors, &ls->vectors))
+        return -ENOENT;
+    return result;
+}
+
+/* From the beginning of the log, into an empty index. */
+static int begin_rebuild(struct recovery *rc, size_t *at, uint64_t *offset)
+{
+    struct logstore *ls = rc->ls;
+    int result;
+
     index_close(ls->index);
     ls->index = NULL;
     result = open_index(rc, true);
+    if (result == 0)
+        result = chain_settle(rc, NULL);
     *at = 0;
     *offset = rc->count > 0 ? rc->segments[0]->header_bytes : 0;
     rc->seq = rc->count > 0 ? rc->segments[0]->first_seq - 1 : 0;
     rc->rebuild = rc->count > 0;
-    ls->vectors.count = 0;
+    ls->vectors.count = ls->vectors.removed_count = 0;
     ls->vectors.next_big_file = rc->big_first = 1;
+    return result;
+}
+
+/* Where the replay begins. */
+static int find_start(struct recovery *rc, size_t *at, uint64_t *offset)
+{
+    char *room = malloc(INDEX_VECTORS_MAX);
+    struct index_meta meta;
+    int result = room == NULL ? -ENOMEM : read_meta(rc, &meta, room);
+
+    if (result == 0)
+        result = take_meta(rc, &meta, at, offset);
+    else if (result == -ENOENT)
+        result = begin_rebuild(rc, at, offset);
+    free(room);
     return result;
 }
 
@@ -337,14 +230,9 @@ static uint64_t synced_length(const struct recovery *rc, size_t i, size_t at, ui
 /* Behind that a file may be shorter than the next header says: there the replay ends. */
 static int check_lengths(struct recovery *rc, size_t at, uint64_t offset)
 {
-    for (size_t i = 0; i < rc->count; i++) {
-        off_t size;
-        int result = io_file_size(rc->segments[i]->fd, &size);
-
-        if (result != 0 || (uint64_t)size < synced_length(rc, i, at, offset))
-            return result != 0 ? result
-                               : bad_segment(rc->segments[i], "is shorter than its records");
-    }
+    for (size_t i = 0; i < rc->count; i++)
+        if (rc->links[i].file_bytes < synced_length(rc, i, at, offset))
+            return bad_segment(rc->segments[i], "is shorter than its records");
     return 0;
 }
 
@@ -372,9 +260,11 @@ static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tai
             result = handle_bad_spot(rc, i, *tail);
         if (result != 0)
             return result;
+        if (s->compacted)
+            rc->seq = s->last_seq;
         atomic_store(&s->trusted_from, from == s->header_bytes ? 0 : from);
     }
-    return 0;
+    return replay_recount(rc, *tail);
 }
 
 /* What a killed process wrote, names of files too, may be in memory only: readers must not see it
@@ -397,15 +287,43 @@ static int sync_replayed(struct recovery *rc, size_t at)
 
 /* ---- 6: serving ---- */
 
+/* A compaction that did not come to its end: what it was writing. */
+static int remove_unfinished(struct recovery *rc)
+{
+    char *path = directory_path(rc->ls, "tmp");
+    DIR *dir = path == NULL ? NULL : opendir(path);
+    struct dirent *entry;
+    int result = path == NULL ? -ENOMEM : dir == NULL ? -errno : 0;
+
+    while (result == 0 && (entry = readdir(dir)) != NULL) {
+        char *file;
+
+        if (strncmp(entry->d_name, "compact-", 8) != 0)
+            continue;
+        if (asprintf(&file, "%s/%s", path, entry->d_name) == -1) {
+            result = -ENOMEM;
+            break;
+        }
+        (void)io_unlink(file);
+        free(file);
+    }
+    if (dir != NULL)
+        closedir(dir);
+    free(path);
+    return result;
+}
+
 static int publish(struct recovery *rc)
 {
-    int result = 0;
+    int result = chain_remove_superseded(rc);
 
     rc->last = rc->count > 0 ? rc->segments[rc->count - 1] : NULL;
-    for (size_t i = 0; result == 0 && i < rc->count; i++) {
-        result = log_publish_segment(rc->ls, rc->segments[i]);
+    for (size_t i = 0; result == 0 && i < rc->opened; i++) {
+        if (rc->links[i].state == LINK_GONE)
+            continue; /* freed at the end */
+        result = log_publish_segment(rc->ls, rc->links[i].segment);
         if (result == 0)
-            rc->segments[i] = NULL; /* the table's from now on */
+            rc->links[i].segment = NULL; /* the table's from now on */
     }
     return result;
 }
@@ -425,7 +343,7 @@ static int save_identity(struct recovery *rc, bool renew)
     }
     ls->id.sync = ls->config.sync;
     ls->id.sync_failed = false;
-    ls->id.last_segment = rc->count > 0 ? rc->numbers[rc->count - 1] : 0;
+    ls->id.last_segment = rc->last != NULL ? rc->last->number : 0;
     /* As it is on the disk it may stay: a full disk does not hinder a start without news. */
     if (result == 0 && !identity_same(&ls->id, &rc->on_disk))
         result = identity_write(ls->dir, &ls->id);
@@ -475,6 +393,8 @@ static int to_serving(struct recovery *rc, size_t at, uint64_t tail, bool renew)
 
     keyspace_fold_flush(ls, clock_wall_ms());
     if (result == 0)
+        result = remove_unfinished(rc);
+    if (result == 0)
         result = publish(rc);
     if (result == 0)
         result = big_recover(ls, rc->big_first, rc->big_named, rc->big_count);
@@ -503,7 +423,7 @@ static int run(struct recovery *rc)
         rc->on_disk = ls->id;
     }
     if (result == 0)
-        result = open_segments(rc);
+        result = chain_open(rc);
     if (result == 0)
         result = open_index(rc, rc->is_new);
     if (result == 0)
@@ -534,11 +454,11 @@ int recover_run(struct logstore *ls)
         space_begin(ls);
         result = run(&rc);
     }
-    for (size_t i = 0; rc.segments != NULL && i < rc.count; i++)
-        if (rc.segments[i] != NULL)
-            segment_unref(rc.segments[i]);
+    for (size_t i = 0; i < rc.opened; i++)
+        if (rc.links[i].segment != NULL)
+            segment_unref(rc.links[i].segment);
     free(rc.segments);
-    free(rc.numbers);
+    free(rc.links);
     free(rc.big_named);
     return result;
 }

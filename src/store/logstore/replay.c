@@ -93,6 +93,59 @@ static int apply(struct recovery *rc, const struct record *r, struct place at)
     return keyspace_apply(ls, r, at, hash, found == 0 ? &prev : NULL);
 }
 
+/* ---- what a segment's header says of all before it ---- */
+
+/* The flush registers of a header. Where the record that set them was replayed they say nothing new;
+ * a compaction may have let it go. */
+static void merge_flush(struct recovery *rc, const struct segment_header *h)
+{
+    struct logstore *ls = rc->ls;
+    int64_t pending_ms;
+    struct stamp pending = keyspace_flush_pending(ls, &pending_ms);
+    struct stamp flush;
+
+    /* A delayed one that came into force before this segment, and after the last record. */
+    if (pending_ms != 0 &&
+        stamp_compare(h->flush, (struct stamp){.version = (uint64_t)pending_ms << 16}) >= 0)
+        keyspace_fold_flush(ls, pending_ms);
+    flush = keyspace_flush(ls);
+    pending = keyspace_flush_pending(ls, &pending_ms);
+    if (stamp_compare(h->flush, flush) > 0)
+        flush = rc->raised_flush = h->flush;
+    if (stamp_compare(h->flush_pending, pending) > 0) {
+        pending = h->flush_pending;
+        pending_ms = h->flush_pending_ms;
+    }
+    keyspace_set_flush(ls, flush, pending, pending_ms);
+}
+
+/* What stood in records that are gone stands in the headers behind them. 0 or -errno. */
+static int enter_segment(struct recovery *rc, struct segment *s)
+{
+    char *room = malloc(SEGMENT_HEADER_MAX);
+    struct vectors *v = malloc(sizeof(*v));
+    uint64_t next_big_file = rc->ls->vectors.next_big_file;
+    struct segment_header h;
+    int result = room == NULL || v == NULL ? -ENOMEM : chain_read_header(s, &h, room);
+
+    if (result == 0 && !vectors_decode(h.vectors, v))
+        result = 1;
+    if (result == 1) {
+        log_error("the header of %s cannot be read any more", s->path);
+        result = -EUCLEAN;
+    }
+    if (result == 0) {
+        vectors_merge(&rc->ls->vectors, v);
+        rc->ls->vectors.next_big_file = next_big_file; /* that is the index's */
+        merge_flush(rc, &h);
+    }
+    free(v);
+    free(room);
+    return result;
+}
+
+/* ---- records ---- */
+
 /* Settles what has been replayed so far into the index. The log must be on the disk that far first:
  * it may be a killed process' last pages that we have read. */
 static int settle(struct recovery *rc, size_t i, uint64_t offset)
@@ -127,6 +180,35 @@ static int settle(struct recovery *rc, size_t i, uint64_t offset)
     return 0;
 }
 
+struct recount {
+    struct stamp flush;
+    uint64_t live;
+};
+
+static bool count_row(struct slice index_key, const struct entry *e, void *arg)
+{
+    struct recount *c = arg;
+
+    (void)index_key;
+    c->live += e->kind != RECORD_DELETE && stamp_compare(e->base, c->flush) > 0;
+    return true;
+}
+
+int replay_recount(struct recovery *rc, uint64_t tail)
+{
+    struct logstore *ls = rc->ls;
+    struct recount c = {.flush = keyspace_flush(ls)};
+    int result;
+
+    if (rc->raised_flush.version == 0 || stamp_compare(rc->raised_flush, c.flush) != 0)
+        return 0;
+    result = settle(rc, rc->count - 1, tail);
+    if (result == 0)
+        result = index_walk(ls->writer_reader, slice_of(NULL, 0), count_row, &c);
+    atomic_store(&ls->live_count, c.live);
+    return result == 0 ? settle(rc, rc->count - 1, tail) : result;
+}
+
 static void show_progress(struct recovery *rc, uint64_t bytes)
 {
     unsigned before = atomic_load(&rc->ls->progress);
@@ -139,6 +221,12 @@ static void show_progress(struct recovery *rc, uint64_t bytes)
     atomic_store(&rc->ls->progress, percent);
     if (rc->rebuild && percent / 10 != before / 10)
         log_info("rebuilding the index of %s: %u %%", rc->ls->dir, percent);
+}
+
+/* Seqs are dense, but for what a compaction has let go. */
+static bool is_next(const struct recovery *rc, const struct segment *s, uint64_t seq)
+{
+    return s->compacted ? seq > rc->seq && seq <= s->last_seq : seq == rc->seq + 1;
 }
 
 /* One record at *offset. 0: applied; 1: bad; -errno. */
@@ -159,7 +247,7 @@ static int replay_one(struct recovery *rc, struct segment *s, struct window *w, 
             return result;
         parse = record_decode(rc->ls->salt, slice_of(w->data, w->len), &r, &used);
     }
-    if (parse != RECORD_DONE || r.seq != rc->seq + 1)
+    if (parse != RECORD_DONE || !is_next(rc, s, r.seq))
         return 1;
     at.length = (uint32_t)used;
     result = apply(rc, &r, at);
@@ -176,7 +264,12 @@ int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end
 {
     struct segment *s = rc->segments[i];
     struct window w = {malloc(REPLAY_BUFFER), 0, 0};
-    int result = w.data == NULL ? -ENOMEM : fill(&w, s, *offset, end);
+    int result = w.data == NULL ? -ENOMEM : 0;
+
+    if (result == 0 && *offset == s->header_bytes)
+        result = enter_segment(rc, s);
+    if (result == 0)
+        result = fill(&w, s, *offset, end);
 
     *how = REPLAY_AT_END;
     while (result == 0 && *offset < end) {

@@ -137,9 +137,13 @@ int tail_judge(struct recovery *rc, size_t i, uint64_t offset)
     bool torn = false;
     int result = 0;
 
-    /* A closed segment was synced before the next one began. */
+    /* A closed segment was synced before the next one began, a compacted one before it had a name,
+     * and what stands before it then, too. */
     if (i + 1 < rc->count && rc->ls->id.sync == STORE_SYNC_ALWAYS)
         return report_damage(rc, i, offset);
+    for (size_t n = i; n < rc->count; n++)
+        if (rc->segments[n]->compacted)
+            return report_damage(rc, i, offset);
     for (size_t n = i; result == 0 && n < rc->count; n++) {
         char *data;
         size_t len;
@@ -214,7 +218,7 @@ int tail_cut(struct recovery *rc, size_t i, uint64_t offset)
         result = io_unlink(later->path);
         say_cut(later, 0, bytes, saved);
         segment_unref(later);
-        rc->segments[--rc->count] = NULL;
+        rc->links[--rc->count] = (struct link){.state = LINK_GONE};
     }
     if (result == 0) {
         bytes = save(rc, s, offset, &saved);
