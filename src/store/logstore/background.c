@@ -44,7 +44,7 @@ int checkpoint_meta(struct logstore *ls, struct index_meta *meta, struct buf *ro
     };
     meta->flush_pending = keyspace_flush_pending(ls, &meta->flush_pending_ms);
     memcpy(meta->store_uuid, ls->id.uuid, sizeof(meta->store_uuid));
-    ls->vectors.next_big_file = big_first_unsettled(ls);
+    ls->vectors.next_big_file = big_next_number(ls);
     room->len = 0;
     rc = vectors_encode(&ls->vectors, room);
     meta->vectors = buf_slice(room);
@@ -117,14 +117,21 @@ void background_slow_down(struct logstore *ls)
 
 /* ---- one checkpoint ---- */
 
-/* Records that a flush has killed do not go into the index. */
-static size_t drop_flushed(struct delta_item *items, size_t count, struct stamp flush)
+/* Records that a flush has killed do not go into the index; their files are added to `gone`, which
+ * misses one where memory is short: the next start finds it. */
+static size_t drop_flushed(struct delta_item *items, size_t count, struct stamp flush,
+                           struct big_names *gone)
 {
     size_t kept = 0;
 
-    for (size_t i = 0; i < count; i++)
-        if (stamp_compare(items[i].entry->base, flush) > 0)
+    for (size_t i = 0; i < count; i++) {
+        const struct entry *e = items[i].entry;
+
+        if (stamp_compare(e->base, flush) > 0)
             items[kept++] = items[i];
+        else if (e->big_bytes > 0 && e->kind != RECORD_DELETE)
+            (void)big_names_add(gone, e->big_file, e->big_bytes);
+    }
     return kept;
 }
 
@@ -132,13 +139,19 @@ int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct ind
                      bool drop_first)
 {
     struct delta_item *items = NULL;
+    struct big_names gone = {0};
     size_t count = 0;
     int rc = delta_sorted(frozen, &items, &count);
 
     if (rc == 0) {
-        count = drop_flushed(items, count, meta->flush);
+        count = drop_flushed(items, count, meta->flush, &gone);
+        if (drop_first)
+            (void)big_names_add_index(ls, &gone);
         rc = index_apply(ls->index, items, count, meta, drop_first);
     }
+    if (rc == 0)
+        big_let_go_unnamed(ls, &gone, meta->seq);
+    big_names_free(&gone);
     free(items);
     return rc;
 }

@@ -123,14 +123,32 @@ void big_release(struct logstore *ls);
 /* Background, at every tick: what has become ripe goes to the pool. */
 void big_tick(struct logstore *ls);
 
+/* Files that records name. All zero is an empty list. */
+struct big_names {
+    struct big_name {
+        uint64_t number;
+        uint64_t bytes; /* of the value */
+    } * at;
+    size_t count;
+    size_t room;
+};
+
+/* 0 or -ENOMEM. */
+int big_names_add(struct big_names *names, uint64_t number, uint64_t bytes);
+/* Adds all that rows of the index name. 0 or -errno. */
+int big_names_add_index(struct logstore *ls, struct big_names *names);
+void big_names_free(struct big_names *names);
+
+/* Lets go of those that no row of the index names any more, as after a flush. Waits for the disk. */
+void big_let_go_unnamed(struct logstore *ls, const struct big_names *names, uint64_t seq);
+
 /* ---- big_orphans.c: at a start ---- */
 
-/* No file below this number is still waiting for its record: where recovery begins to look for
- * orphans. */
-uint64_t big_first_unsettled(struct logstore *ls);
-/* Recovery, with segments published: removes what a crash has left in tmp/, and files of big/ from
- * `first` on that are neither among the `named` (any order; is sorted) nor in use by their keys;
- * sets the next number. 0 or -errno. */
-int big_recover(struct logstore *ls, uint64_t first, uint64_t *named, size_t count);
+/* The number of the next file: no record names this one or a higher one. */
+uint64_t big_next_number(struct logstore *ls);
+/* Recovery, before others: removes what a crash has left in tmp/, and lets go of the files of big/
+ * that are neither among the `named` (by replayed records; rows of the index are added, and it is
+ * sorted) nor in use by their keys; sets the next number, at least `next`. 0 or -errno. */
+int big_recover(struct logstore *ls, struct big_names *named, uint64_t next);
 
 #endif

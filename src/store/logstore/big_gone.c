@@ -77,17 +77,16 @@ static bool remove_one(struct logstore *ls)
     path = big_final_path(ls, g->number);
     big_will_go(ls, g->number);
     rc = path == NULL ? -ENOMEM : io_unlink(path);
-    if (rc == 0)
+    if (rc == 0) {
         big_has_gone(ls, g->number, g->bytes);
-    else if (rc != -ENOENT)
-        log_warn(
-            "cannot remove the file of a value that was overwritten, %s: %s; it is tried again "
-            "at the next start",
-            path == NULL ? ls->dir : path, strerror(-rc));
+        atomic_fetch_sub(&ls->big.files, 1);
+        atomic_fetch_sub(&ls->big.bytes, g->bytes);
+    } else if (rc != -ENOENT) {
+        log_warn("cannot remove %s, whose value was overwritten: %s; the next start tries again",
+                 path == NULL ? ls->dir : path, strerror(-rc));
+    }
     atomic_fetch_sub(&ls->big.gone_files, 1);
     atomic_fetch_sub(&ls->big.gone_bytes, g->bytes);
-    atomic_fetch_sub(&ls->big.files, 1);
-    atomic_fetch_sub(&ls->big.bytes, g->bytes);
     free(path);
     free(g);
     return true;
@@ -162,6 +161,67 @@ void big_release(struct logstore *ls)
     ls->big.holds--;
     start_removal_locked(ls);
     pthread_mutex_unlock(&ls->big.mutex);
+}
+
+/* ---- many at once ---- */
+
+int big_names_add(struct big_names *names, uint64_t number, uint64_t bytes)
+{
+    if (names->count == names->room) {
+        size_t room = names->room == 0 ? 64 : names->room * 2;
+        struct big_name *grown = realloc(names->at, room * sizeof(*grown));
+
+        if (grown == NULL)
+            return -ENOMEM;
+        names->at = grown;
+        names->room = room;
+    }
+    names->at[names->count++] = (struct big_name){number, bytes};
+    return 0;
+}
+
+struct names_walk {
+    struct big_names *names;
+    int rc;
+};
+
+static bool add_row(uint64_t number, uint64_t bytes, void *arg)
+{
+    struct names_walk *walk = arg;
+
+    walk->rc = big_names_add(walk->names, number, bytes);
+    return walk->rc == 0;
+}
+
+int big_names_add_index(struct logstore *ls, struct big_names *names)
+{
+    struct names_walk walk = {.names = names};
+    struct index_reader *reader;
+    int rc = index_reader_open(ls->index, &reader);
+
+    if (rc != 0)
+        return rc;
+    rc = index_big_files(reader, add_row, &walk);
+    index_reader_close(reader);
+    return rc != 0 ? rc : walk.rc;
+}
+
+void big_names_free(struct big_names *names)
+{
+    free(names->at);
+    *names = (struct big_names){0};
+}
+
+void big_let_go_unnamed(struct logstore *ls, const struct big_names *names, uint64_t seq)
+{
+    struct index_reader *reader;
+
+    if (names->count == 0 || index_reader_open(ls->index, &reader) != 0)
+        return; /* the next start finds them */
+    for (size_t i = 0; i < names->count; i++)
+        if (index_has_big_file(reader, names->at[i].number) == 0)
+            big_let_go(ls, names->at[i].number, names->at[i].bytes, seq);
+    index_reader_close(reader);
 }
 
 /* ---- the end ---- */

@@ -1,9 +1,13 @@
 /*
  * big_orphans.c - files of big values at a start: those that a crash has left and no record names.
  *
- * Provides: big_recover() of big.h.
- * Used by:  recovery, before anybody else.
+ * Provides: big_recover(), big_next_number() of big.h.
+ * Used by:  recovery, before anybody else; checkpoints (big_next_number()).
  * Threads:  recovery's.
+ *
+ * A record that names a file is in the index or was replayed. A file that neither knows belongs to
+ * an upload that never got its record, or was superseded and not removed before the end. An index
+ * whose tables disagree must not cost a value: the key in the file is looked up before it goes.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -22,13 +26,15 @@
 /* Holds a file's bytes up to the end of its key. */
 #define FRONT_ROOM (SEGMENT_HEADER_FIXED + RECORD_HEAD_MAX + RECORD_KEY_MAX)
 
-static int compare_numbers(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a;
-    uint64_t y = *(const uint64_t *)b;
+struct orphan_search {
+    struct logstore *ls;
+    const struct big_names *named; /* ascending, each once */
+    char *room;                    /* FRONT_ROOM bytes */
+    uint64_t highest;
+    unsigned orphans;
+};
 
-    return (x > y) - (x < y);
-}
+/* ---- the files ---- */
 
 /* Calls each(name) for every file of DIR/sub. 0 or -errno. */
 static int walk_dir(struct logstore *ls, const char *sub,
@@ -64,19 +70,9 @@ static void remove_spool(const char *path, const char *name, void *arg)
         (void)io_unlink(path);
 }
 
-/* ---- files that no record names ---- */
-
-struct orphan_search {
-    struct logstore *ls;
-    uint64_t first;
-    const uint64_t *named; /* ascending */
-    size_t count;
-    uint64_t highest;
-};
-
-/* The key in the front of a file; its bytes lie in `room` (FRONT_ROOM bytes). 0, -EUCLEAN or
- * -errno. */
-static int read_key(const struct logstore *ls, const char *path, char *room, struct slice *key)
+/* Key and value's length by the front of a file; the key lies in `room`. 0, -EUCLEAN or -errno. */
+static int read_front(struct orphan_search *o, const char *path, struct slice *key,
+                      uint64_t *value_bytes)
 {
     struct segment_header h;
     struct record_layout layout;
@@ -87,41 +83,63 @@ static int read_key(const struct logstore *ls, const char *path, char *room, str
 
     if (fd < 0)
         return fd;
-    len = io_read_upto(fd, room, FRONT_ROOM, 0);
+    len = big_front_read(o->ls, fd, o->room, FRONT_ROOM, &h, &r, &layout, &start);
     close(fd);
     if (len < 0)
         return (int)len;
-    if (segment_header_decode(slice_of(room, (size_t)len), &h, &start) != RECORD_DONE ||
-        record_decode_head(ls->salt, slice_of(room + start, (size_t)len - start), &r, &layout) !=
-            RECORD_DONE ||
-        start + layout.head_len + layout.key_len > (size_t)len)
+    if (start + layout.head_len + layout.key_len > (size_t)len)
         return -EUCLEAN;
-    *key = slice_of(room + start + layout.head_len, layout.key_len);
+    *key = slice_of(o->room + start + layout.head_len, layout.key_len);
+    *value_bytes = layout.value_len;
     return 0;
 }
 
-/* Does the present record of the file's key name it? 1, 0 or -errno. */
-static int is_in_use(struct logstore *ls, const char *path, uint64_t number)
+/* Does the present record of the file's key name it after all? 1, 0 or -errno. */
+static int is_in_use(struct orphan_search *o, const char *path, uint64_t number,
+                     uint64_t *value_bytes)
 {
-    char *room = malloc(FRONT_ROOM);
     struct slice key;
     struct entry e;
-    int rc = room == NULL ? -ENOMEM : read_key(ls, path, room, &key);
+    int rc = read_front(o, path, &key, value_bytes);
 
     if (rc == 0)
-        rc = keyspace_find(ls, ls->writer_reader, hash_slice(key), key, UINT64_MAX, &e);
-    free(room);
+        rc = keyspace_find(o->ls, o->ls->writer_reader, hash_slice(key), key, UINT64_MAX, &e);
     if (rc == 0)
-        rc = e.big_bytes > 0 && e.big_file == number;
+        rc = e.kind != RECORD_DELETE && e.big_bytes > 0 && e.big_file == number;
     return rc == -ENOENT ? 0 : rc;
 }
 
-/* A file that no replayed record names was left by a crash, or its record lies before the replay's
- * begin: a value with a lower number was still on its way at that checkpoint. The index knows. */
-static void check_big(const char *path, const char *name, void *arg)
+static int compare_names(const void *a, const void *b)
+{
+    uint64_t x = ((const struct big_name *)a)->number;
+    uint64_t y = ((const struct big_name *)b)->number;
+
+    return (x > y) - (x < y);
+}
+
+/* NULL: no record names the file. */
+static const struct big_name *find_name(const struct orphan_search *o, uint64_t number)
+{
+    struct big_name wanted = {.number = number};
+
+    if (o->named->count == 0)
+        return NULL;
+    return bsearch(&wanted, o->named->at, o->named->count, sizeof(wanted), compare_names);
+}
+
+static void count_file(struct logstore *ls, uint64_t bytes)
+{
+    atomic_fetch_add(&ls->big.files, 1);
+    atomic_fetch_add(&ls->big.bytes, bytes);
+}
+
+static void check_file(const char *path, const char *name, void *arg)
 {
     struct orphan_search *o = arg;
+    struct logstore *ls = o->ls;
+    const struct big_name *known;
     uint64_t number;
+    uint64_t bytes = 0;
     int used;
 
     if (strlen(name) != 20 || strcmp(name + 16, ".val") != 0 ||
@@ -129,30 +147,70 @@ static void check_big(const char *path, const char *name, void *arg)
         return;
     if (number > o->highest)
         o->highest = number;
-    if (number < o->first || (o->count > 0 && bsearch(&number, o->named, o->count, sizeof(number),
-                                                      compare_numbers) != NULL))
+    known = find_name(o, number);
+    if (known != NULL) {
+        count_file(ls, known->bytes);
         return;
-    used = is_in_use(o->ls, path, number);
-    if (used < 0) {
+    }
+    used = is_in_use(o, path, number, &bytes);
+    count_file(ls, bytes);
+    if (used == 1) {
+        log_warn("%s is missing in the index's table of files; it is kept", path);
+    } else if (used == 0 || used == -EUCLEAN) {
+        log_debug("removing %s: no record names it", path);
+        big_let_go(ls, number, bytes, 0);
+        o->orphans++;
+    } else {
         log_warn("cannot tell whether %s belongs to a record: %s; it is left alone", path,
-                 used == -EUCLEAN ? "it is damaged" : strerror(-used));
-    } else if (used == 0) {
-        log_info("removing %s: its write was not completed before the last stop", path);
-        (void)io_unlink(path);
+                 strerror(-used));
     }
 }
 
-int big_recover(struct logstore *ls, uint64_t first, uint64_t *named, size_t count)
-{
-    struct orphan_search o = {ls, first, named, count, 0};
-    int rc = walk_dir(ls, "tmp", remove_spool, NULL);
+/* ---- the start ---- */
 
-    if (count > 0)
-        qsort(named, count, sizeof(named[0]), compare_numbers);
+/* Ascending, each once. */
+static void settle_names(struct big_names *names)
+{
+    size_t kept = 0;
+
+    if (names->count == 0)
+        return;
+    qsort(names->at, names->count, sizeof(names->at[0]), compare_names);
+    for (size_t i = 0; i < names->count; i++) {
+        if (kept > 0 && names->at[kept - 1].number == names->at[i].number)
+            continue;
+        names->at[kept++] = names->at[i];
+    }
+    names->count = kept;
+}
+
+uint64_t big_next_number(struct logstore *ls)
+{
+    uint64_t next;
+
+    pthread_mutex_lock(&ls->big.mutex);
+    next = ls->big.next_number;
+    pthread_mutex_unlock(&ls->big.mutex);
+    return next;
+}
+
+int big_recover(struct logstore *ls, struct big_names *named, uint64_t next)
+{
+    struct orphan_search o = {.ls = ls, .named = named, .room = malloc(FRONT_ROOM)};
+    int rc = o.room == NULL ? -ENOMEM : walk_dir(ls, "tmp", remove_spool, NULL);
+
     if (rc == 0)
-        rc = walk_dir(ls, "big", check_big, &o);
-    if (count > 0 && named[count - 1] > o.highest)
-        o.highest = named[count - 1];
-    ls->big.next_number = o.highest >= first ? o.highest + 1 : first;
+        rc = big_names_add_index(ls, named);
+    if (rc == 0) {
+        settle_names(named);
+        rc = walk_dir(ls, "big", check_file, &o);
+    }
+    free(o.room);
+    if (named->count > 0 && named->at[named->count - 1].number > o.highest)
+        o.highest = named->at[named->count - 1].number;
+    ls->big.next_number = o.highest >= next ? o.highest + 1 : next;
+    if (o.orphans > 0)
+        log_info("removing %u files of big values in %s/big that no record names", o.orphans,
+                 ls->dir);
     return rc;
 }

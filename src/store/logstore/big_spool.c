@@ -448,16 +448,3 @@ int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
     hash_stream_free(sum);
     return rc;
 }
-
-uint64_t big_first_unsettled(struct logstore *ls)
-{
-    uint64_t first;
-
-    pthread_mutex_lock(&ls->big.mutex);
-    first = ls->big.next_number;
-    for (struct store_spool *s = ls->big.spools; s != NULL; s = s->next)
-        if (s->number < first)
-            first = s->number;
-    pthread_mutex_unlock(&ls->big.mutex);
-    return first;
-}

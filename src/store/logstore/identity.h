@@ -86,7 +86,7 @@ struct vectors {
     /* Up to there deleted and expired records may be missing here (replication's "removed"). */
     unsigned removed_count;
     struct writer_clock removed[VECTORS_MAX];
-    /* files of big values from this number on are not in the index yet */
+    /* the next file of a big value gets this number or a higher one */
     uint64_t next_big_file;
 };
 

@@ -141,7 +141,6 @@ static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t 
         return -EUCLEAN;
     }
     rc->seq = meta->seq;
-    rc->big_first = ls->big.next_number = ls->vectors.next_big_file;
     atomic_store(&ls->live_count, meta->live_count);
     if (meta->clock > atomic_load(&ls->clock))
         atomic_store(&ls->clock, meta->clock);
@@ -182,7 +181,7 @@ static int begin_rebuild(struct recovery *rc, size_t *at, uint64_t *offset)
     rc->seq = rc->count > 0 ? rc->segments[0]->first_seq - 1 : 0;
     rc->rebuild = rc->count > 0;
     ls->vectors.count = ls->vectors.removed_count = 0;
-    ls->vectors.next_big_file = rc->big_first = 1;
+    ls->vectors.next_big_file = 1;
     return result;
 }
 
@@ -397,7 +396,7 @@ static int to_serving(struct recovery *rc, size_t at, uint64_t tail, bool renew)
     if (result == 0)
         result = publish(rc);
     if (result == 0)
-        result = big_recover(ls, rc->big_first, rc->big_named, rc->big_count);
+        result = big_recover(ls, &rc->big_named, ls->vectors.next_big_file);
     if (result == 0)
         result = save_identity(rc, renew);
     if (result == 0)
@@ -459,6 +458,6 @@ int recover_run(struct logstore *ls)
             segment_unref(rc.links[i].segment);
     free(rc.segments);
     free(rc.links);
-    free(rc.big_named);
+    big_names_free(&rc.big_named);
     return result;
 }

@@ -41,11 +41,8 @@ struct recovery {
     size_t replay_from;   /* segments from here on are not known to be synced */
     uint64_t total_bytes; /* to be replayed, for the progress shown */
     uint64_t done_bytes;
-    uint64_t *big_named; /* files named by replayed records */
-    size_t big_count;
-    size_t big_room;
-    uint64_t big_first;        /* files from here on may be orphans */
-    struct stamp raised_flush; /* by a header alone: its record was let go; version 0: none */
+    struct big_names big_named; /* files named by replayed records */
+    struct stamp raised_flush;  /* by a header alone: its record was let go; version 0: none */
 };
 
 /* chain.c: opens all segments and reads their headers; what was never begun is put aside. 0 or

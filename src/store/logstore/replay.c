@@ -39,21 +39,6 @@ static int fill(struct window *w, struct segment *s, uint64_t offset, uint64_t e
     return 0;
 }
 
-static int remember_big(struct recovery *rc, uint64_t number)
-{
-    if (rc->big_count == rc->big_room) {
-        size_t room = rc->big_room == 0 ? 64 : rc->big_room * 2;
-        uint64_t *grown = realloc(rc->big_named, room * sizeof(*grown));
-
-        if (grown == NULL)
-            return -ENOMEM;
-        rc->big_named = grown;
-        rc->big_room = room;
-    }
-    rc->big_named[rc->big_count++] = number;
-    return 0;
-}
-
 /* The hybrid clock stands behind every stamp of the log. */
 static void raise_clock(struct logstore *ls, const struct record *r)
 {
@@ -86,7 +71,7 @@ static int apply(struct recovery *rc, const struct record *r, struct place at)
         if (found != 0 && found != -ENOENT)
             return found;
     }
-    if (r->big_bytes > 0 && remember_big(rc, r->big_file) != 0)
+    if (r->big_bytes > 0 && big_names_add(&rc->big_named, r->big_file, r->big_bytes) != 0)
         return -ENOMEM;
     if (found == 0 && big_is_superseded(&prev, r))
         big_let_go(ls, prev.big_file, prev.big_bytes, r->seq);
