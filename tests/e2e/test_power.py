@@ -62,8 +62,7 @@ class PowerTest:
         server.start()
         if self.cut:
             self.check(server, self.cut)
-        self.load.run(server, self.rng.randrange(100, 600),
-                      server.kill if self.rng.random() < 0.3 else server.stop)
+        self.load.run(server, self.rng.randrange(100, 600), server.stop)
         return powerloss.Journal(self.path("journal")).events, disk
 
     def check(self, server, cut):
