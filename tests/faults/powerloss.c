@@ -103,8 +103,8 @@ __attribute__((constructor)) static void begin(void)
     if (root == NULL || path == NULL)
         return;
     root_len = strlen(root);
-    journal = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC,
-                           0600);
+    journal =
+        (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (journal == -1) {
         dprintf(STDERR_FILENO, "powerloss: cannot open %s\n", path);
         abort();
@@ -131,7 +131,12 @@ static void append(const struct event *e, const struct iovec *data, int count)
 
 static void note_paths(enum event_kind kind, ino_t inode, const char *first, const char *second)
 {
-    struct event e = {EVENT_MAGIC, kind, inode, 0, 0, (uint32_t)strlen(first),
+    struct event e = {EVENT_MAGIC,
+                      kind,
+                      inode,
+                      0,
+                      0,
+                      (uint32_t)strlen(first),
                       second != NULL ? (uint32_t)strlen(second) : 0};
     struct iovec iov[2] = {{(void *)(uintptr_t)first, e.len1}, {(void *)(uintptr_t)second, e.len2}};
 
