@@ -21,6 +21,8 @@
     X(IDLE_KICKS, "idle_kicks", "connections closed for being idle too long")                      \
     X(STALLED_KICKS, "stalled_kicks",                                                              \
       "connections closed for a request or reply without progress")                                \
+    X(PINNED_KICKS, "pinned_kicks",                                                                \
+      "connections closed because too much was kept on the disk for slow readers")                 \
     X(BYTES_READ, "bytes_read", "bytes received from clients")                                     \
     X(BYTES_WRITTEN, "bytes_written", "bytes sent to clients")                                     \
     X(PROTOCOL_ERRORS, "protocol_errors", "requests that broke their protocol")                    \

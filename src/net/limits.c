@@ -9,7 +9,7 @@
  */
 #include "net/net_internal.h"
 
-enum verdict { STAYS, IDLE_TOO_LONG, STALLED, LINGERED };
+enum verdict { STAYS, IDLE_TOO_LONG, STALLED, LINGERED, REVOKED };
 
 static bool is_over(int64_t quiet_ms, int64_t limit_ms)
 {
@@ -23,6 +23,8 @@ static enum verdict judge(const struct conn *c)
 
     if (c->flags & CONN_LINGER)
         return is_over(quiet_ms, NET_LINGER_MS) ? LINGERED : STAYS;
+    if (output_is_revoked(c))
+        return REVOKED; /* however well it goes: what it keeps is needed */
     if (output_reads_ahead(c))
         return STAYS; /* it waits for us */
     /* So does one whose session holds; unless the client owes us first, and takes no output. */
@@ -44,6 +46,8 @@ void limits_sweep(struct worker *w)
             counter_add(&w->counters, COUNTER_IDLE_KICKS, 1);
         else if (verdict == STALLED)
             counter_add(&w->counters, COUNTER_STALLED_KICKS, 1);
+        else if (verdict == REVOKED)
+            counter_add(&w->counters, COUNTER_PINNED_KICKS, 1);
         conn_abort(c);
     }
 }

@@ -157,9 +157,10 @@ void conn_write_memory(struct conn *c, const void *data, size_t len, void (*rele
 
 /* Sends len bytes of a file by sendfile, in slices that are in the page cache; the loop never waits
  * for the disk. release(arg) as above; fd must stay open until then. A file that ends too early is
- * reported and the connection aborted. */
-void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, void (*release)(void *arg),
-                     void *arg);
+ * reported and the connection aborted. `revoked` (may be NULL) lives until release(): when it has
+ * become true before all is sent, the connection is closed soon. */
+void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, const _Atomic bool *revoked,
+                     void (*release)(void *arg), void *arg);
 
 /* True when NET_OUTPUT_HIGH_BYTES or more (files and memory pieces count) wait to be sent, and from
  * then on until ready(): make no more before. */

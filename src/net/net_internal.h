@@ -215,6 +215,8 @@ void output_flush(struct conn *c);
 size_t output_pending(const struct conn *c);
 /* True while the output waits for our own disk. */
 bool output_reads_ahead(const struct conn *c);
+/* True if a file that is to be sent was revoked. */
+bool output_is_revoked(const struct conn *c);
 /* The connection goes: gives everything back. */
 void output_drop(struct conn *c);
 

@@ -32,11 +32,12 @@ enum piece_kind { PIECE_BYTES, PIECE_MEMORY, PIECE_FILE };
 struct piece {
     struct piece *next;
     enum piece_kind kind;
-    int fd;         /* PIECE_FILE */
-    off_t offset;   /* PIECE_FILE: of the next byte to send */
-    const char *at; /* else: the next byte to send */
-    size_t len;     /* bytes left */
-    size_t cap;     /* PIECE_BYTES: of data */
+    int fd;                      /* PIECE_FILE */
+    off_t offset;                /* PIECE_FILE: of the next byte to send */
+    const char *at;              /* else: the next byte to send */
+    size_t len;                  /* bytes left */
+    size_t cap;                  /* PIECE_BYTES: of data */
+    const _Atomic bool *revoked; /* PIECE_FILE: may be NULL */
     void (*release)(void *arg);
     void *arg;
     char data[]; /* PIECE_BYTES */
@@ -270,11 +271,16 @@ void conn_write_memory(struct conn *c, const void *data, size_t len, void (*rele
     write_piece(c, &p);
 }
 
-void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, void (*release)(void *arg),
-                     void *arg)
+void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, const _Atomic bool *revoked,
+                     void (*release)(void *arg), void *arg)
 {
-    struct piece p = {
-        .kind = PIECE_FILE, .fd = fd, .offset = offset, .len = len, .release = release, .arg = arg};
+    struct piece p = {.kind = PIECE_FILE,
+                      .fd = fd,
+                      .offset = offset,
+                      .len = len,
+                      .revoked = revoked,
+                      .release = release,
+                      .arg = arg};
 
     write_piece(c, &p);
 }
@@ -553,6 +559,15 @@ void output_flush(struct conn *c)
 bool output_reads_ahead(const struct conn *c)
 {
     return c->output != NULL && c->output->reading;
+}
+
+bool output_is_revoked(const struct conn *c)
+{
+    const struct piece *p = c->output != NULL ? c->output->head : NULL;
+
+    while (p != NULL && (p->revoked == NULL || !atomic_load(p->revoked)))
+        p = p->next;
+    return p != NULL;
 }
 
 void output_drop(struct conn *c)

@@ -54,6 +54,7 @@ struct store_port {
 /* First member of whatever store_get.hold points at. */
 struct store_hold {
     void (*release)(struct store_hold *hold); /* on any thread */
+    const _Atomic bool *revoked;              /* NULL: never */
 };
 
 /* Sets up the shared part of a port. 0 or -errno. */

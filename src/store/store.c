@@ -235,6 +235,11 @@ void store_hold_release(void *hold)
         h->release(h);
 }
 
+const _Atomic bool *store_hold_revoked(const void *hold)
+{
+    return hold == NULL ? NULL : ((const struct store_hold *)hold)->revoked;
+}
+
 void store_get_release(struct store_get *get)
 {
     store_hold_release(store_get_take_hold(get));

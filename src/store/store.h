@@ -89,6 +89,10 @@ void store_get_release(struct store_get *get);
 void *store_get_take_hold(struct store_get *get);
 void store_hold_release(void *hold);
 
+/* Becomes true when what the hold keeps is wanted back: who sends from it is to be closed. NULL:
+ * never. Valid until the hold is released. */
+const _Atomic bool *store_hold_revoked(const void *hold);
+
 /* There is no cancelling: done() always comes. Whoever loses interest marks its owner gone and
  * frees in done(). */
 

@@ -90,7 +90,8 @@ static struct {
     struct test_worker workers[8];
     int start_rc; /* what worker_start() answers for worker 1 */
     int file_fd;
-    char *pattern; /* PATTERN_BYTES, which repeat */
+    _Atomic bool revoked; /* who sends from the file is to go */
+    char *pattern;        /* PATTERN_BYTES, which repeat */
 } fixture = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 /* ---- what happened ---- */
@@ -204,7 +205,8 @@ static inline void do_file(struct test_session *s, unsigned long offset, unsigne
 
     snprintf(text, sizeof(text), "file %lu\n", len);
     write_text(s->c, text);
-    conn_write_file(s->c, fixture.file_fd, (off_t)offset, len, on_release, new_piece_arg());
+    conn_write_file(s->c, fixture.file_fd, (off_t)offset, len, &fixture.revoked, on_release,
+                    new_piece_arg());
     write_text(s->c, "\n");
 }
 
@@ -399,6 +401,7 @@ static inline void server_prepare(unsigned threads)
     memset(fixture.counts, 0, sizeof(fixture.counts));
     fixture.start_rc = 0;
     fixture.file_fd = -1;
+    atomic_store(&fixture.revoked, false);
     fixture.budget = (struct budget){.limit_bytes = 64u << 20};
     make_pattern();
     assert(aio_pool_open(2, &fixture.pool) == 0);

@@ -135,9 +135,10 @@ void conn_write_memory(struct conn *c, const void *data, size_t len, void (*rele
     c->unsent[c->unsent_count++] = arg;
 }
 
-void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, void (*release)(void *arg),
-                     void *arg)
+void conn_write_file(struct conn *c, int fd, off_t offset, size_t len, const _Atomic bool *revoked,
+                     void (*release)(void *arg), void *arg)
 {
+    (void)revoked;
     assert_int_equal(buf_printf(&c->output, "<%zu of file %d at %lld>", len, fd, (long long)offset),
                      0);
     release(arg);
@@ -380,6 +381,12 @@ static void hold_free(void *hold)
 void store_hold_release(void *hold)
 {
     hold_free(hold);
+}
+
+const _Atomic bool *store_hold_revoked(const void *hold)
+{
+    (void)hold;
+    return NULL;
 }
 
 void *store_get_take_hold(struct store_get *get)

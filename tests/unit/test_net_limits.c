@@ -573,6 +573,73 @@ static void replies_that_nobody_reads_are_closed(void **state)
     stop_with_clock();
 }
 
+/* Receives until the server has sent more than its answers to our pings. */
+static void take_until_more_is_sent(int fd, int other)
+{
+    char bytes[65536];
+    uint64_t expected = server_count(COUNTER_BYTES_WRITTEN) + strlen("ping\n");
+
+    do {
+        (void)recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        client_ping(other);
+        expected += strlen("ping\n");
+    } while (server_count(COUNTER_BYTES_WRITTEN) <= expected);
+}
+
+/* A file that is sent to a client that takes none of it, and to one that takes a little now and
+ * then: any byte is progress. */
+static void a_file_that_nobody_takes_is_not_sent_for_ever(void **state)
+{
+    int other;
+    int slow;
+    int fd;
+
+    (void)state;
+    prepare_with_clock(0, 30000);
+    server_make_file(8 << 20);
+    other = client_open();
+    slow = client_open();
+    fd = client_open();
+    client_say(slow, "file 0 8000000\nfile 0 8000000\nfile 0 8000000\nfile 0 8000000\n");
+    client_say(fd, "file 0 8000000\nfile 0 8000000\n");
+    for (int i = 0; count_of(EVENT_CLOSED) == 0 || i < 6; i++) {
+        pass_ms(10000, other);
+        take_until_more_is_sent(slow, other);
+    }
+    assert_int_equal(count_of(EVENT_CLOSED), 1);
+    assert_int_equal(server_count(COUNTER_STALLED_KICKS), 1);
+    close(fd);
+    close(slow);
+    close(other);
+    stop_with_clock();
+}
+
+static void a_file_that_is_revoked_is_not_sent_on(void **state)
+{
+    int other;
+    int fd;
+
+    (void)state;
+    prepare_with_clock(0, 0);
+    server_make_file(8 << 20);
+    other = client_open();
+    fd = client_open();
+    client_say(fd, "file 0 8000000\nfile 0 8000000\n");
+    pass_ms(2000, other);
+    pass_ms(2000, other);
+    assert_int_equal(count_of(EVENT_CLOSED), 0);
+    atomic_store(&fixture.revoked, true);
+    while (count_of(EVENT_CLOSED) == 0)
+        pass_ms(2000, other);
+    assert_int_equal(server_count(COUNTER_PINNED_KICKS), 1);
+    assert_int_equal(server_count(COUNTER_STALLED_KICKS), 0);
+    close(fd);
+    /* A revoked file does not hurt those that send nothing of it. */
+    client_ping(other);
+    close(other);
+    stop_with_clock();
+}
+
 static void a_connection_on_hold_is_never_closed(void **state)
 {
     int other;
@@ -825,6 +892,8 @@ int main(void)
         cmocka_unit_test(without_an_idle_limit_connections_stay),
         cmocka_unit_test(requests_that_do_not_come_to_their_end_are_closed),
         cmocka_unit_test(replies_that_nobody_reads_are_closed),
+        cmocka_unit_test(a_file_that_nobody_takes_is_not_sent_for_ever),
+        cmocka_unit_test(a_file_that_is_revoked_is_not_sent_on),
         cmocka_unit_test(a_connection_on_hold_is_never_closed),
         cmocka_unit_test(lingering_ends),
         cmocka_unit_test(idle_connections_do_not_delay_a_stop),

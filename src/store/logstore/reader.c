@@ -91,6 +91,7 @@ static int64_t result_file(struct read_state *r, struct segment *segment, struct
     if (hold == NULL)
         return -ENOMEM;
     hold->base.release = file_release;
+    hold->base.revoked = segment != NULL ? &segment->pin.revoked : big_revoked(big);
     hold->segment = segment;
     hold->big = big;
     if (rec->key.len > 0)
@@ -123,7 +124,7 @@ static int64_t result_memory(struct read_state *r)
 
     if (memory == NULL)
         return -ENOMEM;
-    memory->base.release = memory_release;
+    memory->base = (struct store_hold){.release = memory_release};
     at = memory->bytes;
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
         if (parts[i]->len > 0)
@@ -285,7 +286,7 @@ static void read_more(struct read_state *r, int64_t need)
         finish(r, -ENOMEM);
         return;
     }
-    memory->base.release = memory_release;
+    memory->base = (struct store_hold){.release = memory_release};
     r->memory = memory;
     r->op = (struct aio_op){.done = bytes_read,
                             .fd = r->segment->fd,

@@ -168,6 +168,7 @@ void segment_unref(struct segment *s)
 {
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
+    pins_remove(&s->pin);
     if (s->map != NULL)
         munmap((void *)(uintptr_t)s->map, s->map_bytes);
     close(s->fd);

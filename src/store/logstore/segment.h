@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/slice.h"
+#include "store/logstore/pins.h"
 #include "store/record.h"
 
 #define SEGMENT_HEADER_FIXED 192u
@@ -85,6 +86,7 @@ struct segment {
     uint32_t header_bytes;
     _Atomic uint64_t end; /* bytes that hold records; grows only */
     char *path;
+    struct pin pin; /* once its file has lost its name */
 };
 
 /* Wraps an open file; maps `map_bytes`. Takes over fd and a copy of path. One reference. 0 or

@@ -274,6 +274,7 @@ int log_retire_segments(struct logstore *ls, const uint32_t *numbers, size_t cou
         if (gone[i] == NULL)
             continue;
         (void)remove_file(gone[i]);
+        pins_add(&ls->pins, &gone[i]->pin, atomic_load(&gone[i]->end));
         segment_unref(gone[i]);
     }
     free(gone);
