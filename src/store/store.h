@@ -265,8 +265,9 @@ struct store_scan_item {
  *
  * A page has every write that was answered before the call. A record that is there during a whole
  * scan, each page beginning after the last key of the one before, is given exactly once. Nothing is
- * held from page to page. May wait for the disk, and for other scans when there are many: not for a
- * network loop's thread; each() neither waits long nor scans. */
+ * held from page to page. each() may write over the memory of range->after. May wait for the disk,
+ * and for other scans when there are many: not for a network loop's thread; each() neither waits
+ * long nor scans. */
 int store_scan(struct store *store, const struct store_range *range, unsigned limit,
                bool (*each)(const struct store_scan_item *item, void *arg), void *arg);
 

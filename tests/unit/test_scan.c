@@ -414,13 +414,14 @@ static bool count_key(const struct store_scan_item *item, void *arg)
 
 enum { LONG_KEY = 600 };
 
-/* A key of the run that begins with 599 times this letter. */
-static uint32_t put_long(struct layers *l, unsigned layer, char letter, uint8_t number)
+/* A key of the run that begins with 598 times this letter. */
+static uint32_t put_long(struct layers *l, unsigned layer, char letter, uint16_t number)
 {
     char text[LONG_KEY];
     uint32_t key;
 
     memset(text, letter, sizeof(text));
+    text[LONG_KEY - 2] = (char)(number >> 8);
     text[LONG_KEY - 1] = (char)number;
     key = layers_key(l, slice_of(text, sizeof(text)));
     layers_put(l, layer, key, RECORD_PUT, 0);
@@ -449,17 +450,13 @@ static bool next_long(const struct store_scan_item *item, void *arg)
     return true;
 }
 
-/* The next page. True: there are more. */
+/* The next page, behind the last key, whose memory is overwritten meanwhile. True: there are
+ * more. */
 static bool long_page(struct long_walk *w, unsigned limit)
 {
-    struct store_range range = {.has_after = w->last.len > 0};
-    struct buf after = {0};
-    int rc;
+    struct store_range range = {.has_after = w->last.len > 0, .after = buf_slice(&w->last)};
+    int rc = layers_scan(w->l, &range, limit, next_long, w);
 
-    assert_int_equal(buf_add_slice(&after, buf_slice(&w->last)), 0);
-    range.after = buf_slice(&after);
-    rc = layers_scan(w->l, &range, limit, next_long, w);
-    buf_free(&after);
     assert_true(rc == 0 || rc == 1);
     return rc == 1;
 }
@@ -472,7 +469,7 @@ static void full_keys_are_read_only_where_they_matter(void **state)
 
     layers_open(&l, *state);
     for (unsigned i = 0; i < 100; i++)
-        put_long(&l, INDEX, (char)('a' + i / 10), (uint8_t)i);
+        put_long(&l, INDEX, (char)('a' + i / 10), (uint16_t)i);
     layers_write_index(&l);
     assert_int_equal(layers_scan(&l, &range, 5, count_key, &count), 1);
     assert_int_equal(count, 5);
@@ -492,13 +489,63 @@ static void keys_with_one_beginning_are_read_once_for_all_pages(void **state)
 
     layers_open(&l, *state);
     for (unsigned i = 0; i < 250; i++)
-        put_long(&l, INDEX, 'x', (uint8_t)i);
+        put_long(&l, INDEX, 'x', (uint16_t)i);
     layers_write_index(&l);
     while (long_page(&w, 7))
         ;
     assert_int_equal(w.count, 250);
     assert_int_equal(l.reads, 250);
     buf_free(&w.last);
+    layers_close(&l);
+}
+
+/* More than one read transaction looks at. */
+static void a_run_of_many_rows_has_each_key_once(void **state)
+{
+    enum { KEYS = 2 * SCAN_ROWS + 500 };
+    struct layers l;
+    struct long_walk w = {.l = &l};
+
+    layers_open(&l, *state);
+    for (unsigned i = 0; i < KEYS; i++)
+        put_long(&l, INDEX, 'x', (uint16_t)i);
+    layers_write_index(&l);
+    while (long_page(&w, 300))
+        ;
+    assert_int_equal(w.count, KEYS);
+    assert_int_equal(l.reads, KEYS);
+    buf_free(&w.last);
+    layers_close(&l);
+}
+
+/* Rows of deleted records, more than one read transaction looks at, before and between others. */
+static void many_dead_rows_hide_nothing_behind_them(void **state)
+{
+    enum { DEAD = SCAN_ROWS + 200 };
+    struct store_range range = {0};
+    struct layers l;
+
+    layers_open(&l, *state);
+    for (unsigned i = 0; i < DEAD; i++) {
+        char text[LONG_KEY] = {'x', (char)(i >> 8), (char)i};
+
+        layers_put(&l, INDEX, layers_key(&l, slice_of(text, 3)), RECORD_DELETE, 0);
+        layers_put(&l, INDEX, layers_key(&l, slice_of(text, sizeof(text))), RECORD_DELETE, 0);
+    }
+    for (const char *c = "awz"; *c != '\0'; c++) {
+        layers_put(&l, INDEX, layers_key(&l, slice_of(c, 1)), RECORD_PUT, 0);
+        put_long(&l, INDEX, *c, 0);
+    }
+    layers_write_index(&l);
+    for (unsigned reverse = 0; reverse < 2; reverse++) {
+        for (unsigned limit = 1; limit < 8; limit++) {
+            unsigned count = 0;
+
+            range.reverse = reverse == 1;
+            assert_int_equal(layers_scan(&l, &range, limit, count_key, &count), limit < 6);
+            assert_int_equal(count, limit < 6 ? limit : 6);
+        }
+    }
     layers_close(&l);
 }
 
@@ -509,7 +556,7 @@ static void a_change_of_the_index_lets_only_new_keys_be_read(void **state)
 
     layers_open(&l, *state);
     for (unsigned i = 0; i < 200; i += 2)
-        put_long(&l, INDEX, 'x', (uint8_t)i);
+        put_long(&l, INDEX, 'x', (uint16_t)i);
     layers_write_index(&l);
     assert_true(long_page(&w, 10)); /* up to key 18 */
     put_long(&l, INDEX, 'x', 5);    /* before the next page */
@@ -532,7 +579,7 @@ static void long_keys_beyond_the_memory_are_read_again(void **state)
     layers_open(&l, *state);
     layers_memory(&l, MEMORY);
     for (unsigned i = 0; i < 250; i++)
-        put_long(&l, INDEX, 'x', (uint8_t)i);
+        put_long(&l, INDEX, 'x', (uint16_t)i);
     layers_write_index(&l);
     while (long_page(&w, 7))
         ;
@@ -571,7 +618,7 @@ static void a_record_that_is_moved_meanwhile_is_found_again(void **state)
     struct layers l;
 
     layers_open(&l, *state);
-    for (uint8_t i = 0; i < 20; i++)
+    for (uint16_t i = 0; i < 20; i++)
         put_long(&l, INDEX, 'x', i);
     layers_write_index(&l);
     l.removed = 1;
@@ -775,6 +822,8 @@ int main(void)
         fixture_test(an_item_says_what_is_known_without_reading),
         fixture_test(full_keys_are_read_only_where_they_matter),
         fixture_test(keys_with_one_beginning_are_read_once_for_all_pages),
+        fixture_test(a_run_of_many_rows_has_each_key_once),
+        fixture_test(many_dead_rows_hide_nothing_behind_them),
         fixture_test(a_change_of_the_index_lets_only_new_keys_be_read),
         fixture_test(long_keys_beyond_the_memory_are_read_again),
         fixture_test(a_record_that_cannot_be_read_ends_the_scan),

@@ -57,6 +57,7 @@ struct plain_rows {
 struct page {
     const struct scan *scan;
     struct scan_span span;
+    struct buf after;      /* a copy: each() may note there the key that it is given */
     struct buf prefix_end; /* the first key behind all those with the prefix */
     struct generation generations[2];
     struct plain_rows plain;
@@ -96,17 +97,17 @@ static int set_span(struct page *p, const struct store_range *range)
     struct scan_bound high = {.have = range->has_to, .key = range->to};
     int rc = end_of_prefix(range->prefix, &p->prefix_end);
 
-    if (rc < 0)
-        return rc;
+    if (rc < 0 || (range->has_after && buf_add_slice(&p->after, range->after) != 0))
+        return -ENOMEM;
     if (slice_compare(range->from, low.key) > 0)
         low.key = range->from;
     low.have = low.key.len > 0;
     if (rc == 0)
         cut_span(&high, buf_slice(&p->prefix_end), true);
     if (range->has_after && range->reverse)
-        cut_span(&high, range->after, true);
+        cut_span(&high, buf_slice(&p->after), true);
     else if (range->has_after)
-        cut_span(&low, range->after, false);
+        cut_span(&low, buf_slice(&p->after), false);
     p->span.reverse = range->reverse;
     p->span.start = range->reverse ? high : low;
     p->span.end = range->reverse ? low : high;
@@ -285,6 +286,7 @@ static void page_end(struct page *p)
     free(p->plain.rows);
     buf_free(&p->plain.keys);
     buf_free(&p->plain.at);
+    buf_free(&p->after);
     buf_free(&p->prefix_end);
 }
 

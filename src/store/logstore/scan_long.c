@@ -230,7 +230,7 @@ struct row_walk {
     unsigned count;  /* of l->rows */
     bool found;      /* `prefix` is that of the next run */
     char prefix[INDEX_PREFIX_MAX];
-    bool more; /* the walk goes on behind `last` */
+    bool more; /* the walk goes on behind `last`, at which it begins again */
     char last[INDEX_KEY_MAX];
 };
 
@@ -268,6 +268,8 @@ static bool gather_row(struct slice index_key, const struct entry *e, void *arg)
 
     if (!is_hashed_row(index_key) || !is_of_run(w->l, slice_after(index_key, 1)))
         return false;
+    if (memcmp(index_key.ptr, w->last, INDEX_KEY_MAX) == 0)
+        return true;
     if (scan->is_live(scan->ctx, e)) {
         struct long_row *row = &w->l->rows[w->count++];
 
