@@ -33,6 +33,7 @@ test   python3-pymemcache  python pymemcache
 test   python3-pylibmc     python pylibmc
 test   python3-requests    python requests
 test   python3-pil         python PIL
+test   python3-xxhash      python xxhash
 test   php-cli             command php
 test   php-memcached       php memcached
 test   php-memcache        php memcache
