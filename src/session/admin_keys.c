@@ -27,10 +27,7 @@ struct keys_job {
     struct store *store;
     struct budget *budget;
     uint32_t limit;
-    bool have_after;
-    bool cut; /* the page was full before the limit */
-    struct slice prefix;
-    struct slice after;
+    struct store_range range;
     struct buf page;
     char room[2][RECORD_KEY_MAX]; /* of prefix and after */
 };
@@ -51,28 +48,24 @@ static void job_drop(void *work)
 
 /* ---- on the pool ---- */
 
-static void add_key(struct slice key, void *arg)
+static bool add_key(const struct store_scan_item *item, void *arg)
 {
     struct keys_job *job = arg;
 
-    if (job->cut)
-        return;
-    if (job->page.len >= PAGE_BYTES || buf_reserve(&job->page, 3 * key.len + 1) != 0) {
-        job->cut = true;
-        return;
-    }
-    job->page.len += http_percent_encode(key, job->page.data + job->page.len);
+    if (job->page.len >= PAGE_BYTES || buf_reserve(&job->page, 3 * item->key.len + 1) != 0)
+        return false;
+    job->page.len += http_percent_encode(item->key, job->page.data + job->page.len);
     job->page.data[job->page.len++] = '\n';
+    return true;
 }
 
 static void keys_work(struct aio_op *op)
 {
     struct keys_job *job = (struct keys_job *)op;
 
-    op->result = store_scan_keys(job->store, job->prefix, job->have_after, job->after, job->limit,
-                                 add_key, job);
-    if (op->result == 0 && job->cut)
-        op->result = job->page.len > 0 ? 1 : -ENOMEM;
+    op->result = store_scan(job->store, &job->range, job->limit, add_key, job);
+    if (op->result == 1 && job->page.len == 0) /* not even the first key found room */
+        op->result = -ENOMEM;
 }
 
 /* ---- on the worker ---- */
@@ -122,19 +115,19 @@ static bool job_read_query(struct keys_job *job, struct slice query)
     struct slice text;
 
     job->limit = LIMIT_DEFAULT;
-    job->have_after = http_query_find(query, "after", &text);
-    if (job->have_after && http_percent_decode(text, job->room[0], RECORD_KEY_MAX, &text) != 0)
+    job->range.has_after = http_query_find(query, "after", &text);
+    if (job->range.has_after && http_percent_decode(text, job->room[0], RECORD_KEY_MAX, &text) != 0)
         return false;
-    if (job->have_after) {
+    if (job->range.has_after) {
         /* The text may still lie in the input, which goes away. */
         memmove(job->room[0], text.ptr, text.len);
-        job->after = slice_of(job->room[0], text.len);
+        job->range.after = slice_of(job->room[0], text.len);
     }
     if (http_query_find(query, "prefix", &text)) {
         if (http_percent_decode(text, job->room[1], RECORD_KEY_MAX, &text) != 0)
             return false;
         memmove(job->room[1], text.ptr, text.len);
-        job->prefix = slice_of(job->room[1], text.len);
+        job->range.prefix = slice_of(job->room[1], text.len);
     }
     return !http_query_find(query, "limit", &text) ||
            (parse_u32(text, &job->limit) && job->limit >= 1 && job->limit <= LIMIT_MAX);

@@ -57,10 +57,11 @@ unsigned store_progress(const struct store *store)
 static int scan_result;
 
 /* Keys "P /0" to "P /9", P the prefix, behind `after`. */
-int store_scan_keys(struct store *store, struct slice prefix, bool have_after, struct slice after,
-                    unsigned limit, void (*each)(struct slice key, void *arg), void *arg)
+int store_scan(struct store *store, const struct store_range *range, unsigned limit,
+               bool (*each)(const struct store_scan_item *item, void *arg), void *arg)
 {
-    unsigned first = have_after ? (unsigned)(after.ptr[after.len - 1] - '0') + 1 : 0;
+    struct slice after = range->after;
+    unsigned first = range->has_after ? (unsigned)(after.ptr[after.len - 1] - '0') + 1 : 0;
 
     (void)store;
     for (unsigned i = first; i < 10; i++) {
@@ -68,8 +69,9 @@ int store_scan_keys(struct store *store, struct slice prefix, bool have_after, s
 
         if (i - first == limit)
             return 1;
-        snprintf(key, sizeof(key), "%.*s /%u", (int)prefix.len, prefix.ptr, i);
-        each(slice_str(key), arg);
+        snprintf(key, sizeof(key), "%.*s /%u", (int)range->prefix.len, range->prefix.ptr, i);
+        if (!each(&(struct store_scan_item){.key = slice_str(key)}, arg))
+            return 1;
     }
     return scan_result;
 }

@@ -589,7 +589,7 @@ static bool window_covers(struct scan_long *l, const struct scan_bound *start)
     const struct scan_span *span = l->span;
 
     if (!start->have || !scan_long_knows(l, start->key) || l->reverse != span->reverse ||
-        l->count == 0 || l->version != index_version(l->scan->reader))
+        l->count == 0 || l->version == 0 || l->version != index_version(l->scan->reader))
         return false;
     if (l->from.have) {
         int order = span_order(span, start->key, buf_slice(&l->from.key));
