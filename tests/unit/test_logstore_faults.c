@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -441,6 +442,60 @@ static void a_flush_while_a_checkpoint_is_under_way_is_kept(void **state)
     }
 }
 
+/* ---- LMDB's own head cannot be written ---- */
+
+enum { HEAD_BYTES_MAX = 512 };
+
+static _Atomic int head_failures; /* so many writes of a head fail from now on */
+static _Atomic bool head_is_written;
+
+/* In the place of the library's, by the name under which LMDB calls it. */
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset) __asm__("pwrite");
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    bool fails = len < HEAD_BYTES_MAX && atomic_load(&head_failures) > 0 &&
+                 atomic_fetch_sub(&head_failures, 1) > 0;
+
+    if (!fails || atomic_load(&head_is_written))
+        (void)!syscall(SYS_pwrite64, fd, data, len, offset);
+    errno = EIO;
+    return fails ? -1 : (ssize_t)len;
+}
+
+/* LMDB refuses everything from then on, also reads. The write may have come to pass or not. */
+static void reads_go_on_when_the_head_of_the_index_cannot_be_written(void **state)
+{
+    struct store_fixture *f = *state;
+
+    log_set_level(LOG_ERROR + 1);
+    f->config.checkpoint_entries = 3;
+    assert_int_equal(store_open(f), 0);
+    for (int round = 0; round < 2; round++) {
+        const char *after = round == 0 ? "1" : "2";
+
+        put(f, "a", after);
+        put(f, "b", after);
+        put(f, "c", after);
+        wait_for_checkpoint(f);
+        atomic_store(&head_is_written, round == 1);
+        atomic_store(&head_failures, 2); /* LMDB's attempt to take it back fails too */
+        put(f, "d", after);
+        put(f, "e", after);
+        put(f, "c", "3");
+        wait_for_checkpoint(f);
+        assert_int_equal(atomic_load(&head_failures), 0);
+        check_value(f, "a", after);
+        check_value(f, "c", "3");
+        check_value(f, "d", after);
+    }
+    store_shut(f);
+    assert_int_equal(store_open(f), 0);
+    check_value(f, "b", "2");
+    check_value(f, "c", "3");
+    check_value(f, "e", "2");
+    assert_int_equal(store_count(f->store), 5);
+}
+
 /* ---- a start ---- */
 
 static _Atomic bool reads_wait;
@@ -553,6 +608,7 @@ int main(void)
         T(the_name_of_a_new_data_directory_is_durable),
         T(a_flush_that_comes_with_a_failed_append_counts),
         T(a_flush_while_a_checkpoint_is_under_way_is_kept),
+        T(reads_go_on_when_the_head_of_the_index_cannot_be_written),
         T(calls_before_the_end_of_a_start_are_refused),
         T(an_index_that_does_not_know_its_position_is_rebuilt),
     };

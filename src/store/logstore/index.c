@@ -7,7 +7,8 @@
  * other.
  *
  * Opening, damage, reading. The environment has five named databases; docs/format.md has the tables.
- * What writes them is in index_write.c, what reads those beside the rows in index_tables.c.
+ * Who may use it at a time is in index_gate.c, what writes in index_write.c, what reads the tables
+ * beside the rows in index_tables.c.
  *
  * LMDB believes what its pages say. Its header is checked before it is used; its own findings
  * become -EUCLEAN; a row that leads to the wrong place is found by the record's checksum and key.
@@ -178,6 +179,7 @@ static size_t map_bytes(void)
 /* One attempt with a map of this size. 0 or LMDB's code; then nothing is left open. */
 static int env_try(struct index *index, unsigned readers, size_t map)
 {
+    unsigned flags = MDB_NOTLS | MDB_NORDAHEAD;
     MDB_env *env;
     int dead;
     int rc = mdb_env_create(&env);
@@ -194,8 +196,9 @@ static int env_try(struct index *index, unsigned readers, size_t map)
     if (rc == 0)
         rc = mdb_env_set_assert(env, on_lmdb_stop);
     if (rc == 0)
-        rc = mdb_env_open(env, index->dir, MDB_NOTLS | MDB_NORDAHEAD, 0640);
-    if (rc == 0) /* a process that was killed may have left its slots */
+        rc = mdb_env_open(env, index->dir,
+                          index->read_only ? flags | MDB_RDONLY | MDB_NOLOCK : flags, 0640);
+    if (rc == 0 && !index->read_only) /* a process that was killed may have left its slots */
         rc = mdb_reader_check(env, &dead);
     if (rc != 0) {
         mdb_env_close(env);
@@ -261,8 +264,8 @@ static int databases_open(struct index *index)
 
     if (rc != 0)
         return rc;
-    fresh = stat.ms_entries == 0;
-    rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+    fresh = stat.ms_entries == 0 && !index->read_only;
+    rc = mdb_txn_begin(index->env, NULL, index->read_only ? MDB_RDONLY : 0, &txn);
     if (rc != 0)
         return rc;
     for (size_t i = 0; rc == 0 && i < sizeof(table) / sizeof(table[0]); i++)
@@ -276,8 +279,7 @@ static int databases_open(struct index *index)
     return mdb_txn_commit(txn);
 }
 
-/* 0 or -errno, logged. */
-static int open_checked(struct index *index, unsigned readers)
+int index_open_environment(struct index *index)
 {
     const char *why = NULL;
     int rc;
@@ -287,7 +289,7 @@ static int open_checked(struct index *index, unsigned readers)
     else
         rc = index_file_check(index->path, &why);
     if (rc == 0) {
-        int lmdb = env_open(index, readers);
+        int lmdb = env_open(index, index->readers_max);
 
         if (lmdb == 0)
             lmdb = databases_open(index);
@@ -308,9 +310,42 @@ int index_open(const char *dir, unsigned readers, struct index **out)
 
     if (index == NULL)
         return -ENOMEM;
+    index->readers_max = readers;
+    pthread_mutex_init(&index->readers_mutex, NULL);
     rc = set_paths(index, dir);
     if (rc == 0)
-        rc = open_checked(index, readers);
+        rc = index_open_environment(index);
+    if (rc != 0) {
+        index_close(index);
+        return rc;
+    }
+    *out = index;
+    return 0;
+}
+
+int index_open_read_only(const char *dir, struct index **out, const char **why)
+{
+    struct index *index = calloc(1, sizeof *index);
+    int lmdb;
+    int rc = index == NULL ? -ENOMEM : set_paths(index, dir);
+
+    *why = NULL;
+    if (index != NULL)
+        pthread_mutex_init(&index->readers_mutex, NULL);
+    if (rc == 0) {
+        index->readers_max = 1;
+        atomic_store(&index->condemned, true); /* whoever looks on does not remove it */
+        index->read_only = true;
+        rc = access(index->path, R_OK) != 0 ? -errno : index_file_check(index->path, why);
+    }
+    if (rc == 0) {
+        lmdb = env_open(index, index->readers_max);
+        if (lmdb == 0)
+            lmdb = databases_open(index);
+        rc = index_errno(lmdb);
+        if (rc == -EUCLEAN)
+            *why = lmdb == MDB_INCOMPATIBLE ? "it has another format" : mdb_strerror(lmdb);
+    }
     if (rc != 0) {
         index_close(index);
         return rc;
@@ -325,6 +360,7 @@ void index_close(struct index *index)
         return;
     if (index->env != NULL)
         mdb_env_close(index->env);
+    pthread_mutex_destroy(&index->readers_mutex);
     free(index);
 }
 
@@ -370,24 +406,32 @@ static int read_meta(void *arg)
 int index_read_meta(struct index *index, struct index_meta *out, char *room)
 {
     struct meta_read r = {.index = index, .out = out, .room = room};
-    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &r.txn);
+    int rc;
 
-    if (rc != 0)
-        return index_errno(rc);
-    rc = index_settle(index, index_run_read(read_meta, &r));
-    mdb_txn_abort(r.txn);
-    return rc;
+    if (!index_begin_look(index))
+        return -EIO;
+    rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &r.txn);
+    if (rc == 0) {
+        rc = index_run_read(read_meta, &r);
+        mdb_txn_abort(r.txn);
+    }
+    index_end_look(index);
+    return index_settle(index, rc);
 }
 
 int index_stat(struct index *index, MDB_dbi dbi, MDB_stat *out)
 {
     MDB_txn *txn;
-    int rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &txn);
+    int rc;
 
-    if (rc != 0)
-        return index_errno(rc);
-    rc = mdb_stat(txn, dbi, out);
-    mdb_txn_abort(txn);
+    if (!index_begin_look(index))
+        return -EIO;
+    rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &txn);
+    if (rc == 0) {
+        rc = mdb_stat(txn, dbi, out);
+        mdb_txn_abort(txn);
+    }
+    index_end_look(index);
     return index_errno(rc);
 }
 
@@ -428,41 +472,18 @@ int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes)
     MDB_stat stat = {0};
     int rc = index_stat(index, index->keys, &stat);
 
-    if (rc == 0)
+    if (rc == 0 && !index_begin_look(index))
+        return -EIO;
+    if (rc == 0) {
         rc = used_size(index, used_bytes);
+        index_end_look(index);
+    }
     if (rc == 0)
         *rows = stat.ms_entries;
     return rc;
 }
 
 /* ---- readers ---- */
-
-int index_reader_open(struct index *index, struct index_reader **out)
-{
-    struct index_reader *reader = calloc(1, sizeof *reader);
-    int rc;
-
-    if (reader == NULL)
-        return -ENOMEM;
-    rc = mdb_txn_begin(index->env, NULL, MDB_RDONLY, &reader->txn);
-    if (rc != 0) {
-        log_error("cannot read index %s: %s", index->path, mdb_strerror(rc));
-        free(reader);
-        return index_errno(rc);
-    }
-    mdb_txn_reset(reader->txn);
-    reader->index = index;
-    *out = reader;
-    return 0;
-}
-
-void index_reader_close(struct index_reader *reader)
-{
-    if (reader == NULL)
-        return;
-    mdb_txn_abort(reader->txn);
-    free(reader);
-}
 
 struct find {
     struct index_reader *reader;
@@ -486,12 +507,12 @@ static int find_row(void *arg)
 int index_find(struct index_reader *reader, struct slice key, struct entry *out)
 {
     struct find f = {reader, key, out};
-    int rc = mdb_txn_renew(reader->txn);
+    int rc = index_begin_read(reader);
 
     if (rc != 0)
         return index_errno(rc);
     rc = index_settle(reader->index, index_run_read(find_row, &f));
-    mdb_txn_reset(reader->txn);
+    index_end_read(reader);
     return rc;
 }
 
@@ -538,7 +559,7 @@ static int walk_rows(void *arg)
 
 static int walk(struct index_reader *reader, struct walk *w)
 {
-    int rc = mdb_txn_renew(reader->txn);
+    int rc = index_begin_read(reader);
 
     if (rc != 0)
         return index_errno(rc);
@@ -547,7 +568,7 @@ static int walk(struct index_reader *reader, struct walk *w)
         rc = index_run_read(walk_rows, w);
         mdb_cursor_close(w->cursor);
     }
-    mdb_txn_reset(reader->txn);
+    index_end_read(reader);
     return index_settle(reader->index, rc);
 }
 
@@ -572,7 +593,10 @@ uint64_t index_version(const struct index_reader *reader)
 {
     MDB_envinfo info = {0};
 
+    if (!index_begin_look(reader->index))
+        return 0;
     (void)mdb_env_info(reader->index->env, &info); /* fails without an environment only */
+    index_end_look(reader->index);
     return info.me_last_txnid;
 }
 

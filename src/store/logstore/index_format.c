@@ -104,6 +104,7 @@ enum {
     LMDB_OFF_FREE_ROOT = 80,
     LMDB_OFF_MAIN_ROOT = 128,
     LMDB_OFF_LAST_PAGE = 136,
+    LMDB_OFF_TXN = 144,
     LMDB_HEADER_SIZE = 152,
 
     LMDB_FLAG_META = 0x08,
@@ -135,8 +136,6 @@ static const char *header_fault(const unsigned char *h, uint64_t size)
 {
     uint64_t page_size = host_u32(h + LMDB_OFF_PAGE_SIZE);
     uint64_t last = host_u64(h + LMDB_OFF_LAST_PAGE);
-    uint64_t free_root = host_u64(h + LMDB_OFF_FREE_ROOT);
-    uint64_t main_root = host_u64(h + LMDB_OFF_MAIN_ROOT);
 
     if (host_u32(h + LMDB_OFF_MAGIC) != LMDB_MAGIC || (h[LMDB_OFF_FLAGS] & LMDB_FLAG_META) == 0)
         return "it has no LMDB header";
@@ -147,6 +146,21 @@ static const char *header_fault(const unsigned char *h, uint64_t size)
         return "its page size is not possible";
     if (last >= size / page_size)
         return "its end is missing";
+    return NULL;
+}
+
+/* The same for both. Only the newer one's roots are used: in the other LMDB may have put them
+ * together with an older end, when it took back a write that had failed. */
+static const char *headers_fault(const unsigned char *first, const unsigned char *second)
+{
+    const unsigned char *h =
+        host_u64(first + LMDB_OFF_TXN) > host_u64(second + LMDB_OFF_TXN) ? first : second;
+    uint64_t last = host_u64(h + LMDB_OFF_LAST_PAGE);
+    uint64_t free_root = host_u64(h + LMDB_OFF_FREE_ROOT);
+    uint64_t main_root = host_u64(h + LMDB_OFF_MAIN_ROOT);
+
+    if (memcmp(first + LMDB_OFF_PAGE_SIZE, second + LMDB_OFF_PAGE_SIZE, 4) != 0)
+        return "its two headers differ in their page size";
     if ((free_root > last && free_root != LMDB_NO_PAGE) ||
         (main_root > last && main_root != LMDB_NO_PAGE))
         return "its header points behind its end";
@@ -170,9 +184,8 @@ static int headers_check(int fd, const char **why)
         rc = io_read_full(fd, second, sizeof second, (off_t)host_u32(first + LMDB_OFF_PAGE_SIZE));
         *why = rc == 0 ? header_fault(second, (uint64_t)st.st_size) : "its end is missing";
     }
-    if (rc == 0 && *why == NULL &&
-        memcmp(first + LMDB_OFF_PAGE_SIZE, second + LMDB_OFF_PAGE_SIZE, 4))
-        *why = "its two headers differ in their page size";
+    if (rc == 0 && *why == NULL)
+        *why = headers_fault(first, second);
     if (rc == -ENODATA || (rc == 0 && *why != NULL))
         return -EUCLEAN;
     return rc;

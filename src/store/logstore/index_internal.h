@@ -11,7 +11,9 @@
 
 #include <limits.h>
 #include <lmdb.h>
+#include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "store/logstore/index.h"
 
@@ -26,11 +28,19 @@ struct index {
     bool read_only;         /* nothing is locked, written, logged or removed */
     char dir[PATH_MAX];
     char path[PATH_MAX]; /* of data.mdb */
+    unsigned readers_max;
+    /* The gate (index_gate.c). */
+    pthread_mutex_t readers_mutex;
+    struct index_reader *readers; /* all that are open */
+    _Atomic unsigned lookers;     /* uses under way without a reader */
+    _Atomic bool shut;            /* the environment is being replaced, or could not be */
 };
 
 struct index_reader {
     struct index *index;
-    MDB_txn *txn; /* reset between calls */
+    MDB_txn *txn; /* reset between calls; NULL: the environment could not be replaced */
+    struct index_reader *next;
+    _Atomic bool inside; /* a read is under way */
 };
 
 static inline MDB_val val_of(const void *data, size_t len)
@@ -57,6 +67,9 @@ int index_settle(struct index *index, int lmdb);
 /* Runs a read; `run` returns LMDB's code. Its transaction can be reset afterwards whatever came. */
 int index_run_read(int (*run)(void *arg), void *arg);
 
+/* Checks the file and opens the environment with its databases. 0 or -errno, logged. */
+int index_open_environment(struct index *index);
+
 /* Of a database, as of the last commit. 0 or -errno. */
 int index_stat(struct index *index, MDB_dbi dbi, MDB_stat *out);
 
@@ -64,6 +77,22 @@ int index_stat(struct index *index, MDB_dbi dbi, MDB_stat *out);
  * counts them. The next open would take the file for a cut one: it is made as long as it says it
  * is. To be called after every commit. 0 or -errno. */
 int index_extend_file(struct index *index);
+
+/* ---- index_gate.c: around every use of the environment ---- */
+
+/* A fresh transaction of the reader's. 0 or LMDB's code; only after 0 the end. */
+int index_begin_read(struct index_reader *reader);
+void index_end_read(struct index_reader *reader);
+
+/* The environment, without a reader. False: it cannot be used now. */
+bool index_begin_look(struct index *index);
+void index_end_look(struct index *index);
+
+/* A write transaction. 0 or -errno. */
+int index_begin_write(struct index *index, MDB_txn **txn);
+/* Commits (lmdb 0) or gives up. 0 or -errno: nothing has changed, unless the disk is so ill that
+ * nobody can tell (then every use fails). */
+int index_end_write(struct index *index, MDB_txn *txn, int lmdb);
 
 /* ---- index_tables.c: what rows have in the tables beside `keys` ---- */
 

@@ -434,7 +434,7 @@ struct table_read {
 /* Runs a read over one table in a transaction of the reader. 0 or -errno. */
 static int read_table(struct index_reader *reader, int (*run)(void *arg), struct table_read *r)
 {
-    int rc = mdb_txn_renew(reader->txn);
+    int rc = index_begin_read(reader);
 
     if (rc != 0)
         return index_errno(rc);
@@ -444,7 +444,7 @@ static int read_table(struct index_reader *reader, int (*run)(void *arg), struct
         rc = index_run_read(run, r);
         mdb_cursor_close(r->cursor);
     }
-    mdb_txn_reset(reader->txn);
+    index_end_read(reader);
     return index_settle(reader->index, rc == MDB_NOTFOUND ? 0 : rc);
 }
 

@@ -164,17 +164,11 @@ static int write_batch(struct index *index, MDB_txn *txn, const struct batch *b)
 static int apply_batch(struct index *index, const struct batch *b)
 {
     MDB_txn *txn;
-    int rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+    int rc = index_begin_write(index, &txn);
 
     if (rc != 0)
-        return index_errno(rc);
-    rc = write_batch(index, txn, b);
-    if (rc == 0)
-        rc = mdb_txn_commit(txn);
-    else
-        mdb_txn_abort(txn);
-    rc = index_settle(index, rc);
-    return rc == 0 ? index_extend_file(index) : rc;
+        return rc;
+    return index_end_write(index, txn, write_batch(index, txn, b));
 }
 
 /* All items but those of the last transaction: the position stays, the count of live records
@@ -349,9 +343,9 @@ int index_move(struct index *index, uint32_t to, struct index_move *moves, size_
         return rc;
     if (count > 0)
         qsort(moves, count, sizeof(*moves), compare_moves);
-    rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+    rc = index_begin_write(index, &txn);
     if (rc != 0)
-        return index_errno(rc);
+        return rc;
     if (first)
         rc = mark(index, txn, to, SEGMENT_INSTALLING);
     if (rc == 0 && count > 0)
@@ -360,26 +354,15 @@ int index_move(struct index *index, uint32_t to, struct index_move *moves, size_
         rc = mark(index, txn, to, SEGMENT_INSTALLED);
     for (size_t i = 0; rc == 0 && last && i < gone_count; i++)
         rc = forget(index, txn, gone[i]);
-    if (rc == 0)
-        rc = mdb_txn_commit(txn);
-    else
-        mdb_txn_abort(txn);
-    rc = index_settle(index, rc);
-    return rc == 0 ? index_extend_file(index) : rc;
+    return index_end_write(index, txn, rc);
 }
 
 int index_forget_segment(struct index *index, uint32_t number)
 {
     MDB_txn *txn;
-    int rc = mdb_txn_begin(index->env, NULL, 0, &txn);
+    int rc = index_begin_write(index, &txn);
 
     if (rc != 0)
-        return index_errno(rc);
-    rc = forget(index, txn, number);
-    if (rc == 0)
-        rc = mdb_txn_commit(txn);
-    else
-        mdb_txn_abort(txn);
-    rc = index_settle(index, rc);
-    return rc == 0 ? index_extend_file(index) : rc;
+        return rc;
+    return index_end_write(index, txn, forget(index, txn, number));
 }
