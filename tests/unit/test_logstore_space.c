@@ -169,6 +169,7 @@ static void writes_go_on_when_room_comes_back(void **state)
     const char *reason = NULL;
 
     log_set_level(LOG_ERROR + 1);
+    f->config.sync = STORE_SYNC_OS; /* no zeros ahead */
     use_disk(1000 * MIB, 0);
     f->config.reserve_bytes = 160 * MIB;
     assert_int_equal(store_open(f), 0);

@@ -1,7 +1,11 @@
 /*
- * test_logstore_sweep.c - one call of the file system, or for memory, fails, each in its turn,
- * from the start to the stop: what was answered is there after the next start, what was refused
- * for lack of space is not, every value is whole, and the count is exact.
+ * test_logstore_sweep.c - one call of the file system (LMDB's too), or for memory, fails, each in its
+ * turn, or all from one on, from the start to the stop, while values are put, appended to, counted,
+ * touched, deleted, flushed, spooled, checkpointed, and segments begun: what was answered is there
+ * after the next start, what was refused is not, every value is whole, and the count is exact; the
+ * same from the log alone.
+ *
+ * A short run takes a sample of the calls, by TEST_SEED; with TORTURE set it takes all.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,13 +17,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/io.h"
 #include "base/log.h"
+#include "random.h"
 #include "store_fixture.h"
 
 /* ---- calls that fail ---- */
@@ -27,12 +35,18 @@
 /* Outlives a test that fails. */
 static struct io_calls calls;
 
-static _Atomic int calls_left; /* until one fails; < 0: none does */
+static _Atomic int calls_left = -1; /* until one fails; < 0: none does */
+static _Atomic bool fails_on;       /* not one call only, but all from then on */
+static _Atomic bool is_failing;
 static int failing_errno;
 
 static bool fails_now(void)
 {
-    if (atomic_load(&calls_left) < 0 || atomic_fetch_sub(&calls_left, 1) != 0)
+    bool now = atomic_load(&calls_left) >= 0 && atomic_fetch_sub(&calls_left, 1) == 0;
+
+    if (now && atomic_load(&fails_on))
+        atomic_store(&is_failing, true);
+    if (!now && !atomic_load(&is_failing))
         return false;
     errno = failing_errno;
     return true;
@@ -53,19 +67,9 @@ static ssize_t maybe_pwritev(int fd, const struct iovec *iov, int count, off_t o
     return fails_now() ? -1 : pwritev(fd, iov, count, offset);
 }
 
-static int maybe_fdatasync(int fd)
-{
-    return fails_now() ? -1 : fdatasync(fd);
-}
-
 static int maybe_fsync(int fd)
 {
     return fails_now() ? -1 : fsync(fd);
-}
-
-static int maybe_ftruncate(int fd, off_t length)
-{
-    return fails_now() ? -1 : ftruncate(fd, length);
 }
 
 static int maybe_rename(const char *from, const char *to)
@@ -78,19 +82,51 @@ static int maybe_unlink(const char *path)
     return fails_now() ? -1 : unlink(path);
 }
 
-static void replace_all_calls(int error)
+static int maybe_mkdir(const char *path, mode_t mode)
 {
-    failing_errno = error;
-    atomic_store(&calls_left, -1);
+    return fails_now() ? -1 : mkdir(path, mode);
+}
+
+static int maybe_ftruncate(int fd, off_t length)
+{
+    return fails_now() ? -1 : ftruncate(fd, length);
+}
+
+/* In the place of the library's: LMDB calls these by itself, some under the names that they have
+ * without large files. */
+int fdatasync(int fd)
+{
+    return fails_now() ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+int index_ftruncate(int fd, off_t length) __asm__("ftruncate");
+int index_ftruncate(int fd, off_t length)
+{
+    return fails_now() ? -1 : (int)syscall(SYS_ftruncate, fd, length);
+}
+
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset) __asm__("pwrite");
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    return fails_now() ? -1 : syscall(SYS_pwrite64, fd, data, len, offset);
+}
+
+ssize_t writev(int fd, const struct iovec *iov, int count)
+{
+    return fails_now() ? -1 : syscall(SYS_writev, fd, iov, count);
+}
+
+static void replace_all_calls(void)
+{
     calls = io_system_calls;
     calls.open = maybe_open;
     calls.pread = maybe_pread;
     calls.pwritev = maybe_pwritev;
-    calls.fdatasync = maybe_fdatasync;
     calls.fsync = maybe_fsync;
     calls.ftruncate = maybe_ftruncate;
     calls.rename = maybe_rename;
     calls.unlink = maybe_unlink;
+    calls.mkdir = maybe_mkdir;
     io_replace(&calls);
 }
 
@@ -135,31 +171,99 @@ void *realloc(void *old, size_t size)
 }
 #endif
 
-/* ---- the load ---- */
+/* ---- what is known of a key ---- */
 
-/* A key's value is its letter, so many times; what it may be after the failure. */
-struct swept {
-    const char *key;
-    size_t old_len;
-    size_t new_len;
-    enum store_status status; /* of the write of the new one */
+/* A key's value is its letter, so many times; a counter has a sum beside it. */
+struct state {
+    bool present;
+    size_t len;
+    int64_t sum;
+    int64_t expires_ms;
 };
 
-enum { SWEPT = 7 };
+enum { KEYS = 12, STATES_MAX = 32 };
 
-static void sweep_lengths(struct swept *keys)
+/* What it may be, as far as the answers tell. */
+struct key {
+    struct state may[STATES_MAX];
+    unsigned count;
+};
+
+static const char *const names[KEYS] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "5", "t", "u"};
+
+static bool same_state(const struct state *a, const struct state *b)
 {
-    static const struct swept table[SWEPT] = {
-        {"a", 10, 20, STORE_OK},
-        {"b", 30000, 10, STORE_OK},
-        {"c", 10, STORE_SPOOL_MIN + 5, STORE_OK},
-        {"d", STORE_SPOOL_MIN + 1, STORE_SPOOL_MIN + 2, STORE_OK}, /* an update */
-        {"e", STORE_SPOOL_MIN, STORE_SPOOL_MIN, STORE_OK},
-        {"f", STORE_SPOOL_MIN, STORE_SPOOL_MIN - 1, STORE_OK}, /* in the next segment */
-        {"g", 0, 5, STORE_OK},
-    };
+    return a->present == b->present && (!a->present || (a->len == b->len && a->sum == b->sum &&
+                                                        a->expires_ms == b->expires_ms));
+}
 
-    memcpy(keys, table, sizeof(table));
+static bool may_be(const struct key *k, const struct state *s)
+{
+    for (unsigned i = 0; i < k->count; i++)
+        if (same_state(&k->may[i], s))
+            return true;
+    return false;
+}
+
+static void add_state(struct key *k, const struct state *s)
+{
+    if (may_be(k, s))
+        return;
+    assert_true(k->count < STATES_MAX);
+    k->may[k->count++] = *s;
+}
+
+/* ---- the load ---- */
+
+enum action { SET, SPOOL, APPEND, INCR, TOUCH, DELETE, FLUSH, CHECKPOINT };
+
+struct step {
+    enum action action;
+    unsigned key;
+    size_t len;
+};
+
+#define LATER 4102444800000 /* milliseconds */
+
+static struct state state_after(const struct step *step, const struct state *before)
+{
+    struct state after = *before;
+
+    switch (step->action) {
+    case SET:
+    case SPOOL: return (struct state){.present = true, .len = step->len};
+    case APPEND: after.len++; break;
+    case INCR: after.sum++; break;
+    case TOUCH: after.expires_ms = LATER; break;
+    case DELETE:
+    case FLUSH: after.present = false; break;
+    case CHECKPOINT: break;
+    }
+    return after;
+}
+
+/* What the answer says of the key: a refusal changes nothing, unless it is that of a failed sync. */
+static void learn(struct key *k, const struct step *step, enum store_status status)
+{
+    struct key before = *k;
+    static const struct state absent;
+    bool by_chance = status == STORE_READ_ONLY;
+
+    if (status == STORE_NOT_FOUND || status == STORE_NOT_STORED) {
+        assert_true(may_be(k, &absent));
+        k->count = 1;
+        k->may[0] = absent;
+    } else if (status == STORE_OK || by_chance) {
+        k->count = by_chance ? k->count : 0;
+        for (unsigned i = 0; i < before.count; i++) {
+            struct state after = state_after(step, &before.may[i]);
+
+            add_state(k, &after);
+        }
+    } else {
+        assert_true(status == STORE_NO_SPACE || status == STORE_NO_MEMORY ||
+                    status == STORE_IO_ERROR);
+    }
 }
 
 static enum store_status append_one(struct store_write *w, const struct record *now,
@@ -168,6 +272,7 @@ static enum store_status append_one(struct store_write *w, const struct record *
     if (now == NULL)
         return STORE_NOT_STORED;
     out->kind = CHANGE_PUT;
+    out->expires_ms = now->expires_ms;
     out->pieces[0] = now->value;
     out->pieces[1] = slice_of(w->key.ptr, 1);
     return STORE_OK;
@@ -224,113 +329,339 @@ static enum store_status put_letters(struct store_fixture *f, const char *key, s
     return status;
 }
 
-/* The store with the old values, in a template. */
-static void make_old(struct store_fixture *f, const struct swept *keys, const char *template_dir)
+static uint64_t checkpoints(struct store_fixture *f)
 {
-    assert_int_equal(store_open(f), 0);
-    for (unsigned i = 0; i < SWEPT; i++)
-        if (keys[i].old_len > 0)
-            assert_int_equal(put_letters(f, keys[i].key, keys[i].old_len), STORE_OK);
-    store_shut(f);
-    copy_tree(store_path(f, ""), template_dir);
+    struct buf text = {0};
+    const char *at;
+    uint64_t count;
+
+    assert_int_equal(store_stat(f->store, &text), 0);
+    assert_int_equal(buf_add(&text, "", 1), 0);
+    at = strstr(text.data, "\ncheckpoints ");
+    assert_non_null(at);
+    count = strtoull(at + 13, NULL, 10);
+    buf_free(&text);
+    return count;
 }
 
-/* Each key shows the new value if its write was answered so, the old one if it was refused without
- * a doubt, else one of both. */
-static void check_swept(struct store_fixture *f, const struct swept *keys)
+/* Waits until the keys are in the index, or something has failed. */
+static void wait_for_checkpoint(struct store_fixture *f, _Atomic int *left, bool faultless)
+{
+    const struct timespec moment = {.tv_nsec = 1000 * 1000};
+    uint64_t before = checkpoints(f);
+
+    while ((faultless || atomic_load(left) >= 0) && checkpoints(f) == before)
+        nanosleep(&moment, NULL);
+}
+
+static enum store_status run_step(struct store_fixture *f, const struct step *step)
+{
+    const char *key = names[step->key];
+
+    switch (step->action) {
+    case SET:
+    case SPOOL: return put_letters(f, key, step->len);
+    case APPEND: return update(f, key, append_one, 0).status;
+    case INCR: return update(f, key, count_up, 1).status;
+    case TOUCH:
+        return write_key(f, STORE_TOUCH, STORE_ANY, 0, key, slice_of(NULL, 0), LATER).status;
+    case DELETE: return write_key(f, STORE_DELETE, STORE_ANY, 0, key, slice_of(NULL, 0), 0).status;
+    case FLUSH: return flush_at(f, 0).status;
+    case CHECKPOINT: break;
+    }
+    return STORE_OK;
+}
+
+static void run_steps(struct store_fixture *f, struct key *keys, const struct step *steps,
+                      unsigned count, _Atomic int *left)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct step *step = &steps[i];
+        enum store_status status = run_step(f, step);
+
+        if (step->action == CHECKPOINT)
+            wait_for_checkpoint(f, left, left == NULL);
+        else if (step->action == FLUSH)
+            for (unsigned k = 0; k < KEYS; k++)
+                learn(&keys[k], step, status);
+        else
+            learn(&keys[step->key], step, status);
+    }
+}
+
+#define BIG STORE_SPOOL_MIN
+
+/* The store before. */
+static const struct step old_steps[] = {
+    {SET, 0, 10},  {SET, 1, 30000}, {SET, 2, 10}, {SPOOL, 3, BIG + 1}, {SET, 4, BIG},
+    {SET, 5, BIG}, {SET, 9, 1},     {INCR, 9, 0}, {SET, 10, 10},       {SET, 11, 10},
+};
+
+static const struct step new_steps[] = {
+    {SET, 0, 20},       {SET, 1, 10}, {SPOOL, 2, BIG + 5}, {APPEND, 3, 0},      {SET, 4, BIG},
+    {SET, 5, BIG - 1},  {SET, 6, 5},  {INCR, 9, 0},        {TOUCH, 10, 0},      {DELETE, 11, 0},
+    {CHECKPOINT, 0, 0}, {INCR, 9, 0}, {APPEND, 10, 0},     {SET, 7, BIG},       {SET, 8, BIG},
+    {APPEND, 2, 0},     {SET, 11, 3}, {TOUCH, 2, 0},       {SPOOL, 3, BIG + 9},
+};
+
+static const struct step flush_steps[] = {
+    {SET, 0, 20},       {SPOOL, 2, BIG + 5}, {FLUSH, 0, 0},  {APPEND, 3, 0}, {SET, 1, 7},
+    {SET, 9, 1},        {INCR, 9, 0},        {TOUCH, 10, 0}, {SET, 4, BIG},  {SET, 5, BIG},
+    {CHECKPOINT, 0, 0}, {TOUCH, 1, 0},       {SET, 7, BIG},  {SET, 8, BIG},  {DELETE, 4, 0},
+};
+
+/* ---- what is found ---- */
+
+static struct state state_of(struct store_fixture *f, const char *name, bool *readable)
+{
+    enum store_status status;
+    struct record rec;
+    size_t len = 0;
+    char *got = fetch(f, name, &len, &status, &rec);
+    struct state s = {.present = got != NULL, .len = len};
+
+    *readable = status == STORE_OK || status == STORE_NOT_FOUND;
+    for (size_t n = 0; n < len; n++)
+        if (got[n] != name[0])
+            fail_msg("key %s, byte %zu", name, n);
+    if (got != NULL) {
+        for (unsigned i = 0; i < rec.slot_count; i++)
+            s.sum += rec.slots[i].sum;
+        s.expires_ms = rec.expires_ms;
+    }
+    free(got);
+    return s;
+}
+
+/* Every key is in a state that it may be in. `exact`: that is the one from now on. */
+static void check_keys(struct store_fixture *f, struct key *keys, bool exact)
 {
     uint64_t present = 0;
 
-    for (unsigned i = 0; i < SWEPT; i++) {
-        const struct swept *k = &keys[i];
-        size_t len = 0;
-        char *got = fetch(f, k->key, &len, NULL, NULL);
+    for (unsigned i = 0; i < KEYS; i++) {
+        bool readable;
+        struct state s = state_of(f, names[i], &readable);
 
-        present += got != NULL;
-        if (k->status == STORE_OK)
-            assert_int_equal(len, k->new_len);
-        else if (k->status == STORE_NO_SPACE)
-            assert_int_equal(len, k->old_len);
-        else
-            assert_true(len == k->old_len || len == k->new_len);
-        for (size_t n = 0; n < len; n++)
-            if (got[n] != k->key[0])
-                fail_msg("key %s, byte %zu", k->key, n);
-        free(got);
+        if (!readable)
+            fail_msg("key %s cannot be read", names[i]);
+        if (!may_be(&keys[i], &s))
+            fail_msg("key %s: present=%d len=%zu sum=%lld expires=%lld", names[i], s.present, s.len,
+                     (long long)s.sum, (long long)s.expires_ms);
+        present += s.present;
+        if (exact) {
+            keys[i].count = 1;
+            keys[i].may[0] = s;
+        }
     }
-    assert_int_equal(store_count(f->store), present);
+    if (exact)
+        assert_int_equal(store_count(f->store), present);
 }
 
-static void write_new(struct store_fixture *f, struct swept *keys)
+/* ---- one life after the other ---- */
+
+struct sweep {
+    struct store_fixture *f;
+    struct key old[KEYS];
+    char template_dir[300];
+    _Atomic int *left;
+};
+
+static void begin_sweep(struct sweep *s, struct store_fixture *f, _Atomic int *left)
 {
-    for (unsigned i = 0; i < SWEPT; i++)
-        keys[i].status = keys[i].key[0] == 'd' ? update(f, keys[i].key, append_one, 0).status
-                                               : put_letters(f, keys[i].key, keys[i].new_len);
+    static const struct state absent;
+
+    s->f = f;
+    s->left = left;
+    log_set_level(LOG_ERROR + 1);
+    f->config.checkpoint_entries = 5;
+    snprintf(s->template_dir, sizeof(s->template_dir), "%s/template", f->dir);
+    for (unsigned i = 0; i < KEYS; i++) {
+        s->old[i].count = 0;
+        add_state(&s->old[i], &absent);
+    }
+    assert_int_equal(store_open(f), 0);
+    run_steps(f, s->old, old_steps, sizeof(old_steps) / sizeof(old_steps[0]), NULL);
+    check_keys(f, s->old, true);
+    store_shut(f);
+    copy_tree(store_path(f, ""), s->template_dir);
+    is_test_thread = true;
 }
 
-/* One life in which number `nth` of what `left` counts fails, and one after it. True if there were
- * so many. */
-static bool one_life(struct store_fixture *f, const char *template_dir, _Atomic int *left, int nth)
+/* The failure is over; the store opens, and again without its index. */
+static void check_afterwards(struct store_fixture *f, struct key *keys, bool rebuild)
 {
-    struct swept keys[SWEPT];
+    assert_int_equal(store_open(f), 0);
+    check_keys(f, keys, true);
+    store_shut(f);
+    if (!rebuild)
+        return;
+    remove_tree(store_path(f, "index"));
+    assert_int_equal(store_open(f), 0);
+    check_keys(f, keys, true);
+    store_shut(f);
+}
+
+/* One life in which number `nth` of what `left` counts fails, and what comes after it. True if there
+ * were so many. */
+static bool one_life(struct sweep *s, int nth, bool with_flush, bool rebuild)
+{
+    struct store_fixture *f = s->f;
+    struct key keys[KEYS];
     bool reached;
 
     remove_tree(store_path(f, ""));
-    copy_tree(template_dir, store_path(f, ""));
-    sweep_lengths(keys);
-    for (unsigned i = 0; i < SWEPT; i++)
-        keys[i].status = STORE_NO_SPACE; /* not begun */
-    atomic_store(left, nth);
+    copy_tree(s->template_dir, store_path(f, ""));
+    memcpy(keys, s->old, sizeof(keys));
+    atomic_store(s->left, nth);
     if (store_open(f) == 0) {
-        write_new(f, keys);
+        if (with_flush)
+            run_steps(f, keys, flush_steps, sizeof(flush_steps) / sizeof(flush_steps[0]), s->left);
+        else
+            run_steps(f, keys, new_steps, sizeof(new_steps) / sizeof(new_steps[0]), s->left);
+        if (atomic_load(s->left) < 0 && !atomic_load(&is_failing))
+            check_keys(f, keys, false); /* whatever has failed, reads go on */
         store_shut(f);
     }
-    reached = atomic_exchange(left, -1) < 0;
-    assert_int_equal(store_open(f), 0);
-    check_swept(f, keys);
-    store_shut(f);
+    reached = atomic_exchange(s->left, -1) < 0;
+    atomic_store(&is_failing, false);
+    check_afterwards(f, keys, rebuild);
     return reached;
 }
 
-static void sweep(struct store_fixture *f, enum store_sync sync, _Atomic int *left)
-{
-    struct swept keys[SWEPT];
-    char template_dir[300];
-    int nth = 0;
+/* Of every so many calls one fails in a short run. */
+enum { STRIDE = 9 };
 
-    log_set_level(LOG_ERROR + 1);
+static void sweep(struct store_fixture *f, enum store_sync sync, _Atomic int *left,
+                  const int *errors, unsigned error_count)
+{
+    struct random random = random_seeded();
+    unsigned stride = getenv("TORTURE") != NULL ? 1 : STRIDE;
+    struct sweep *s = calloc(1, sizeof(*s));
+    int nth = (int)random_below(&random, stride);
+    bool reached = true;
+
+    assert_non_null(s);
     f->config.sync = sync;
-    snprintf(template_dir, sizeof(template_dir), "%s/template", f->dir);
-    sweep_lengths(keys);
-    make_old(f, keys, template_dir);
-    is_test_thread = true;
-    while (one_life(f, template_dir, left, nth))
-        nth++;
+    begin_sweep(s, f, left);
+    for (; reached; nth += (int)stride) {
+        bool with_flush = random_below(&random, 3) == 0;
+
+        failing_errno = errors[random_below(&random, error_count)];
+        atomic_store(&fails_on, left == &calls_left && random_below(&random, 3) == 0);
+        reached = one_life(s, nth, with_flush, random_below(&random, 2) == 0);
+    }
     assert_true(nth > 50);
+    free(s);
 }
+
+static const int disk_errors[] = {ENOSPC, EDQUOT, EIO, EMFILE};
 
 static void no_failing_call_costs_an_answered_write_under_always(void **state)
 {
-    replace_all_calls(ENOSPC);
-    sweep(*state, STORE_SYNC_ALWAYS, &calls_left);
+    replace_all_calls();
+    sweep(*state, STORE_SYNC_ALWAYS, &calls_left, disk_errors, 4);
+}
+
+static void no_failing_call_costs_an_answered_write_under_interval(void **state)
+{
+    replace_all_calls();
+    sweep(*state, STORE_SYNC_INTERVAL, &calls_left, disk_errors, 4);
 }
 
 static void no_failing_call_costs_an_answered_write_under_os(void **state)
 {
-    replace_all_calls(EIO);
-    sweep(*state, STORE_SYNC_OS, &calls_left);
-}
-
-static void no_descriptor_missing_costs_an_answered_write(void **state)
-{
-    replace_all_calls(EMFILE);
-    sweep(*state, STORE_SYNC_INTERVAL, &calls_left);
+    replace_all_calls();
+    sweep(*state, STORE_SYNC_OS, &calls_left, disk_errors, 4);
 }
 
 static void no_memory_missing_costs_an_answered_write(void **state)
 {
     if (!OWN_ALLOCATOR)
-        sweep(*state, STORE_SYNC_OS, &allocations_left);
+        sweep(*state, STORE_SYNC_OS, &allocations_left, disk_errors, 1);
+}
+
+/* ---- calls that are interrupted, and transfers that end early ---- */
+
+static _Atomic unsigned transfers;
+
+static int interrupted_open(const char *path, int flags, mode_t mode)
+{
+    if (atomic_fetch_add(&transfers, 1) % 2 == 0) {
+        errno = EINTR;
+        return -1;
+    }
+    return open(path, flags, mode);
+}
+
+/* Every third is interrupted, every third is short. */
+static bool interrupts(size_t *len)
+{
+    unsigned n = atomic_fetch_add(&transfers, 1) % 3;
+
+    if (n == 1 && *len > 1)
+        *len /= 2;
+    errno = EINTR;
+    return n == 0;
+}
+
+static ssize_t short_pread(int fd, void *buf, size_t len, off_t offset)
+{
+    return interrupts(&len) ? -1 : pread(fd, buf, len, offset);
+}
+
+static ssize_t short_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
+{
+    struct iovec first = iov[0];
+
+    if (interrupts(&first.iov_len))
+        return -1;
+    return first.iov_len < iov[0].iov_len ? pwritev(fd, &first, 1, offset)
+                                          : pwritev(fd, iov, count, offset);
+}
+
+static int interrupted_ftruncate(int fd, off_t length)
+{
+    size_t none = 0;
+
+    return interrupts(&none) ? -1 : ftruncate(fd, length);
+}
+
+/* Every step succeeds: each key is known exactly. */
+static void run_all_without_refusal(struct sweep *s, bool with_flush)
+{
+    struct key keys[KEYS];
+
+    memcpy(keys, s->old, sizeof(keys));
+    if (with_flush)
+        run_steps(s->f, keys, flush_steps, sizeof(flush_steps) / sizeof(flush_steps[0]), NULL);
+    else
+        run_steps(s->f, keys, new_steps, sizeof(new_steps) / sizeof(new_steps[0]), NULL);
+    for (unsigned i = 0; i < KEYS; i++)
+        assert_int_equal(keys[i].count, 1);
+    check_keys(s->f, keys, true);
+    store_shut(s->f);
+    check_afterwards(s->f, keys, true);
+}
+
+static void interrupted_and_short_calls_are_finished(void **state)
+{
+    struct sweep *s = calloc(1, sizeof(*s));
+
+    assert_non_null(s);
+    begin_sweep(s, *state, &calls_left);
+    calls = io_system_calls;
+    calls.open = interrupted_open;
+    calls.pread = short_pread;
+    calls.pwritev = short_pwritev;
+    calls.ftruncate = interrupted_ftruncate;
+    io_replace(&calls);
+    for (int round = 0; round < 2; round++) {
+        remove_tree(store_path(s->f, ""));
+        copy_tree(s->template_dir, store_path(s->f, ""));
+        assert_int_equal(store_open(s->f), 0);
+        run_all_without_refusal(s, round == 1);
+    }
+    free(s);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, store_fixture_setup, store_fixture_teardown)
@@ -339,9 +670,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(no_failing_call_costs_an_answered_write_under_always),
+        T(no_failing_call_costs_an_answered_write_under_interval),
         T(no_failing_call_costs_an_answered_write_under_os),
-        T(no_descriptor_missing_costs_an_answered_write),
         T(no_memory_missing_costs_an_answered_write),
+        T(interrupted_and_short_calls_are_finished),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
