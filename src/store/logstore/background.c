@@ -269,6 +269,7 @@ static void *background_main(void *arg)
         int64_t now = clock_mono_ms();
 
         space_tick(ls);
+        segment_cache_trim(&ls->segment_cache, &ls->grace);
         listing_tick(ls);
         big_tick(ls);
         if (atomic_load(&ls->read_only))

@@ -34,41 +34,17 @@ static int bad_segment(const struct segment *s, const char *what)
 
 /* ---- opening ---- */
 
-static int open_segment(struct recovery *rc, uint32_t number, struct link *out)
-{
-    struct logstore *ls = rc->ls;
-    char *path = log_segment_path(ls, number);
-    int fd = path == NULL ? -ENOMEM : io_open(path, O_RDWR, 0);
-    off_t size = 0;
-    size_t map = ls->config.segment_bytes;
-    int result = fd < 0 ? fd : io_file_size(fd, &size);
-
-    if (result == 0 && (size_t)size > map)
-        map = (size_t)size;
-    if (result == 0)
-        result = segment_new(number, fd, path, map, &out->segment);
-    if (result != 0) {
-        log_error("cannot open %s: %s", path == NULL ? ls->dir : path, strerror(-result));
-        if (fd >= 0)
-            close(fd);
-    } else {
-        out->file_bytes = (uint64_t)size;
-        atomic_store(&out->segment->end, (uint64_t)size);
-    }
-    free(path);
-    return result;
-}
-
-int chain_read_header(struct segment *s, struct segment_header *h, char *room)
+/* *h points into `room` (SEGMENT_HEADER_MAX bytes). 0; 1: there is none; -errno, logged. */
+static int read_header(struct segment *s, int fd, struct segment_header *h, char *room)
 {
     size_t length = 0;
-    ssize_t got = io_read_upto(s->fd, room, HEADER_GUESS, 0);
+    ssize_t got = io_read_upto(fd, room, HEADER_GUESS, 0);
     enum record_parse parse = RECORD_MORE;
 
     if (got >= 0)
         parse = segment_header_decode(slice_of(room, (size_t)got), h, &length);
     if (got == HEADER_GUESS && parse == RECORD_MORE) {
-        got = io_read_upto(s->fd, room, SEGMENT_HEADER_MAX, 0);
+        got = io_read_upto(fd, room, SEGMENT_HEADER_MAX, 0);
         if (got >= 0)
             parse = segment_header_decode(slice_of(room, (size_t)got), h, &length);
     }
@@ -78,6 +54,50 @@ int chain_read_header(struct segment *s, struct segment_header *h, char *room)
     }
     s->header_bytes = (uint32_t)length;
     return parse == RECORD_DONE ? 0 : 1;
+}
+
+int chain_read_header(struct segment *s, struct segment_header *h, char *room)
+{
+    struct segment_file *f;
+    int result = segment_open(s, &f);
+
+    if (result != 0) {
+        log_error("cannot open %s: %s", s->path, strerror(-result));
+        return result;
+    }
+    result = read_header(s, f->fd, h, room);
+    segment_file_unref(f);
+    return result;
+}
+
+/* Opens a file for its header only. 0; 1: it has none; -errno, logged. */
+static int open_segment(struct recovery *rc, uint32_t number, struct link *out,
+                        struct segment_header *h, char *room)
+{
+    struct logstore *ls = rc->ls;
+    char *path = log_segment_path(ls, number);
+    int fd = path == NULL ? -ENOMEM : io_open(path, O_RDWR, 0);
+    off_t size = 0;
+    size_t most = ls->config.segment_bytes;
+    int result = fd < 0 ? fd : io_file_size(fd, &size);
+
+    if (result == 0 && (size_t)size > most)
+        most = (size_t)size;
+    if (result == 0)
+        result = segment_make(number, path, most, &out->segment);
+    if (result == 0)
+        result = segment_cache_adopt(&ls->segment_cache, out->segment);
+    if (result == 0) {
+        out->file_bytes = (uint64_t)size;
+        atomic_store(&out->segment->end, (uint64_t)size);
+        result = read_header(out->segment, fd, h, room);
+    } else {
+        log_error("cannot open %s: %s", path == NULL ? ls->dir : path, strerror(-result));
+    }
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return result;
 }
 
 static int take_header(struct recovery *rc, struct link *l, const struct segment_header *h)
@@ -122,8 +142,9 @@ static int put_aside(struct recovery *rc, struct segment *s)
 
 /* A segment without a header: a crash came while it was being made. STORE knows those whose header
  * was on the disk: there a bad header is damage. */
-static int drop_headless(struct recovery *rc, struct segment *s)
+static int drop_headless(struct recovery *rc, struct link *l)
 {
+    struct segment *s = l->segment;
     int result;
 
     if (s->number <= rc->ls->id.last_segment)
@@ -131,7 +152,10 @@ static int drop_headless(struct recovery *rc, struct segment *s)
     result = tail_holds_records(rc, s);
     if (result != 0)
         return result < 0 ? result : bad_segment(s, "has a damaged header");
-    return put_aside(rc, s);
+    result = put_aside(rc, s);
+    segment_unref(s);
+    l->segment = NULL;
+    return result;
 }
 
 /* Opens one file and takes it into the links, unless it was never begun. */
@@ -139,19 +163,13 @@ static int take_file(struct recovery *rc, uint32_t number, char *room)
 {
     struct link *l = &rc->links[rc->count];
     struct segment_header h;
-    int result = open_segment(rc, number, l);
+    int result = open_segment(rc, number, l, &h, room);
 
-    if (result != 0)
-        return result;
-    rc->count++;
-    result = chain_read_header(l->segment, &h, room);
     if (result == 0)
-        return take_header(rc, l, &h);
-    if (result == 1) {
-        result = drop_headless(rc, l->segment);
-        segment_unref(l->segment);
-        rc->count--;
-    }
+        result = take_header(rc, l, &h);
+    else if (result == 1)
+        result = drop_headless(rc, l);
+    rc->count += l->segment != NULL;
     return result;
 }
 

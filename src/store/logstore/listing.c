@@ -162,7 +162,7 @@ static int prepare_lane(struct logstore *ls, struct lane *lane)
 
 /* Reads from the record's beginning until head and key are there, into `out`; of these the key is
  * left. 0 or -errno. */
-static int read_key(uint64_t salt, const struct segment *s, const struct entry *e, struct buf *out)
+static int read_key(uint64_t salt, struct segment *s, const struct entry *e, struct buf *out)
 {
     size_t want = e->length < KEY_READ_BYTES ? e->length : KEY_READ_BYTES;
     struct record_layout layout = {0};
@@ -178,7 +178,7 @@ static int read_key(uint64_t salt, const struct segment *s, const struct entry *
         rc = buf_reserve(out, want);
         if (rc != 0)
             break;
-        len = io_read_upto(s->fd, out->data, want, e->offset);
+        len = segment_read(s, out->data, want, e->offset);
         if (len < 0) {
             rc = (int)len;
             break;

@@ -30,6 +30,7 @@ int log_init(struct logstore *ls)
     pthread_mutex_init(&ls->log.sync_mutex, NULL);
     pthread_mutex_init(&ls->log.fill_mutex, NULL);
     pthread_mutex_init(&ls->log.table_mutex, NULL);
+    segment_cache_init(&ls->segment_cache, ls->config.open_segments);
     ls->log.buffer = malloc(BATCH_BYTES);
     return ls->log.buffer == NULL ? -ENOMEM : 0;
 }
@@ -37,6 +38,7 @@ int log_init(struct logstore *ls)
 void log_fini(struct logstore *ls)
 {
     log_free_segments(ls);
+    segment_cache_fini(&ls->segment_cache);
     free(ls->log.buffer);
     pthread_mutex_destroy(&ls->log.table_mutex);
     pthread_mutex_destroy(&ls->log.fill_mutex);
@@ -217,7 +219,7 @@ static int erase_behind_tail(struct logstore *ls)
     int rc;
 
     pthread_mutex_lock(&log->fill_mutex);
-    rc = io_truncate(log->active->fd, (off_t)log->tail);
+    rc = io_truncate(segment_fd(log->active), (off_t)log->tail);
     if (rc == 0)
         atomic_store(&log->zero_end, log->tail);
     pthread_mutex_unlock(&log->fill_mutex);
@@ -235,7 +237,7 @@ int log_write(struct logstore *ls)
     claim_room(log, log->batch_tail);
     for (unsigned i = 0; i < log->piece_count; i++)
         iov[i] = (struct iovec){(void *)(uintptr_t)log->pieces[i].data, log->pieces[i].len};
-    rc = io_writev_full(log->active->fd, iov, (int)log->piece_count, (off_t)log->tail);
+    rc = io_writev_full(segment_fd(log->active), iov, (int)log->piece_count, (off_t)log->tail);
     if (rc != 0) {
         int cut = erase_behind_tail(ls);
 
@@ -257,16 +259,32 @@ int log_write(struct logstore *ls)
 
 /* ---- syncing ---- */
 
+static int sync_file(struct segment *s)
+{
+    struct segment_file *f;
+    int rc = segment_open(s, &f);
+
+    if (rc != 0)
+        return rc;
+    rc = io_fdatasync(f->fd);
+    segment_file_unref(f);
+    return rc;
+}
+
 /* One segment, kept alive meanwhile. */
 static int sync_segment(struct logstore *ls, uint32_t number)
 {
     struct segment *s = log_hold_segment(ls, number);
-    int rc = s == NULL ? 0 : io_fdatasync(s->fd);
+    int rc;
 
+    if (s == NULL)
+        return 0;
+    rc = sync_file(s);
     if (rc != 0)
         writer_fail(ls, rc, "sync", s->path);
-    if (s != NULL)
-        segment_unref(s);
+    else if (number < atomic_load(&ls->log.active_number))
+        atomic_store(&s->keep_open, false);
+    segment_unref(s);
     return rc;
 }
 
@@ -378,7 +396,7 @@ static void close_active(struct logstore *ls)
     if (log->active == NULL)
         return;
     pthread_mutex_lock(&log->fill_mutex);
-    if (io_truncate(log->active->fd, (off_t)log->tail) == 0)
+    if (io_truncate(segment_fd(log->active), (off_t)log->tail) == 0)
         atomic_store(&log->zero_end, log->tail);
     pthread_mutex_unlock(&log->fill_mutex);
 }
@@ -424,6 +442,7 @@ int log_rotate(struct logstore *ls)
         s->first_seq = log->next_seq;
         s->header_bytes = (uint32_t)length;
         atomic_store(&s->trusted_from, 0);
+        atomic_store(&s->keep_open, true);
         rc = log_publish_segment(ls, s);
     }
     if (rc != 0) {
@@ -470,7 +489,7 @@ static int64_t fill_piece(struct logstore *ls, uint32_t number, uint64_t target)
         size_t len = target - from < FILL_PIECE ? (size_t)(target - from) : FILL_PIECE;
 
         if (from < target) {
-            int rc = io_write_full(log->active->fd, zeros, len, (off_t)from);
+            int rc = io_write_full(segment_fd(log->active), zeros, len, (off_t)from);
 
             written = rc != 0 ? rc : (int64_t)len;
             if (rc == 0)
@@ -505,7 +524,7 @@ bool log_fill_ahead(struct logstore *ls)
     }
     /* A full disk is the writer's to report. The zeros are synced so that later syncs find nothing
      * but the records. */
-    rc = any ? io_fdatasync(s->fd) : 0;
+    rc = any ? sync_file(s) : 0;
     if (rc != 0)
         writer_fail(ls, rc, "sync", s->path);
     segment_unref(s);

@@ -31,6 +31,7 @@
 #include "store/logstore/index.h"
 #include "store/logstore/listing.h"
 #include "store/logstore/segment.h"
+#include "store/logstore/segment_cache.h"
 #include "store/logstore/space.h"
 
 /* A batch buffer takes small records whole and the heads of large ones; larger values are written
@@ -125,6 +126,7 @@ struct logstore {
     _Atomic(struct delta *) active;
     _Atomic(struct delta *) frozen;
     _Atomic(struct segment_table *) segments;
+    struct segment_cache segment_cache;
     struct grace grace;
     struct log_marks marks;
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */

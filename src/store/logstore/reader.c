@@ -39,6 +39,7 @@ struct memory_hold {
 struct file_hold {
     struct store_hold base;
     struct segment *segment;
+    struct segment_file *file;
     struct big_file *big;
     char bytes[];
 };
@@ -50,7 +51,9 @@ struct read_state {
     struct store_get *get;
     struct entry entry;
     struct segment *segment;
+    struct segment_file *file;  /* NULL: closed, to be opened by the pool */
     struct memory_hold *memory; /* while the disk is read */
+    int64_t need;               /* bytes of the record that are read next */
     struct big_file *big;
     bool wants_big; /* the value lies in a file of its own that must be opened first */
 };
@@ -66,6 +69,8 @@ static void file_release(struct store_hold *hold)
 {
     struct file_hold *f = (struct file_hold *)hold;
 
+    if (f->file != NULL)
+        segment_file_unref(f->file);
     if (f->segment != NULL)
         segment_unref(f->segment);
     if (f->big != NULL)
@@ -81,8 +86,9 @@ static int64_t damaged(struct read_state *r)
     return -EUCLEAN;
 }
 
-/* The value is sent from a file: takes over a reference to the segment or the big file. */
-static int64_t result_file(struct read_state *r, struct segment *segment, struct big_file *big)
+/* The value is sent from the segment's file, or from its own (`big`, a reference to which is taken
+ * over). */
+static int64_t result_file(struct read_state *r, struct big_file *big)
 {
     struct store_get *get = r->get;
     struct record *rec = &get->rec;
@@ -91,8 +97,9 @@ static int64_t result_file(struct read_state *r, struct segment *segment, struct
     if (hold == NULL)
         return -ENOMEM;
     hold->base.release = file_release;
-    hold->base.revoked = segment != NULL ? &segment->pin.revoked : big_revoked(big);
-    hold->segment = segment;
+    hold->base.revoked = big == NULL ? &r->segment->pin.revoked : big_revoked(big);
+    hold->segment = big == NULL ? r->segment : NULL;
+    hold->file = big == NULL ? r->file : NULL;
     hold->big = big;
     if (rec->key.len > 0)
         memcpy(hold->bytes, rec->key.ptr, rec->key.len);
@@ -102,9 +109,10 @@ static int64_t result_file(struct read_state *r, struct segment *segment, struct
     rec->attrs = slice_of(hold->bytes + rec->key.len, rec->attrs.len);
     rec->value = slice_of(NULL, 0);
     get->hold = hold;
-    if (segment != NULL) {
-        segment_ref(segment);
-        get->file_fd = segment->fd;
+    if (big == NULL) {
+        segment_ref(r->segment);
+        segment_file_ref(r->file);
+        get->file_fd = r->file->fd;
     } else {
         get->file_fd = big_fd(big, &get->file_offset);
     }
@@ -193,7 +201,7 @@ static int64_t examine(struct read_state *r, struct slice bytes)
     if (rc != 0 || get->head_only)
         return rc;
     get->file_offset = (off_t)(r->entry.offset + meta_len);
-    return result_file(r, r->segment, NULL);
+    return result_file(r, NULL);
 }
 
 /* ---- the end ---- */
@@ -225,6 +233,8 @@ static void finish(struct read_state *r, int64_t rc)
     }
     set_status(r, rc);
     free(r->memory);
+    if (r->file != NULL)
+        segment_file_unref(r->file);
     segment_unref(r->segment);
     free(r);
     get->port->pending--;
@@ -239,7 +249,7 @@ static void big_opened(struct aio_op *op)
     int64_t rc = op->result;
 
     if (rc == 0)
-        rc = result_file(r, NULL, r->big);
+        rc = result_file(r, r->big);
     if (rc != 0 && r->big != NULL)
         big_unref(r->big);
     finish(r, rc);
@@ -277,11 +287,38 @@ static void bytes_read(struct aio_op *op)
     }
 }
 
+static void open_segment(struct aio_op *op)
+{
+    struct read_state *r = (struct read_state *)op;
+
+    op->result = segment_open(r->segment, &r->file);
+}
+
+static void segment_opened(struct aio_op *op)
+{
+    struct read_state *r = (struct read_state *)op;
+
+    if (op->result == 0) {
+        read_more(r, r->need);
+        return;
+    }
+    r->file = NULL;
+    log_error("cannot open %s: %s", r->segment->path, strerror((int)-op->result));
+    finish(r, op->result);
+}
+
 /* Reads the first `need` bytes of the record into memory of the result's own. */
 static void read_more(struct read_state *r, int64_t need)
 {
-    struct memory_hold *memory = realloc(r->memory, sizeof(*memory) + (size_t)need);
+    struct memory_hold *memory;
 
+    if (r->file == NULL) {
+        r->need = need;
+        r->op = (struct aio_op){.done = segment_opened, .work = open_segment};
+        aio_submit_job(r->get->port->aio, &r->op);
+        return;
+    }
+    memory = realloc(r->memory, sizeof(*memory) + (size_t)need);
     if (memory == NULL) {
         finish(r, -ENOMEM);
         return;
@@ -289,21 +326,23 @@ static void read_more(struct read_state *r, int64_t need)
     memory->base = (struct store_hold){.release = memory_release};
     r->memory = memory;
     r->op = (struct aio_op){.done = bytes_read,
-                            .fd = r->segment->fd,
+                            .fd = r->file->fd,
                             .buf = memory->bytes,
                             .len = (size_t)need,
                             .offset = r->entry.offset};
     aio_read(r->get->port->aio, &r->op);
 }
 
-/* Leaves the quick path: `fast` lies on the stack. The segment is referenced. False: no memory, the
- * status is set. */
+/* Leaves the quick path: `fast` lies on the stack. The segment and its file are referenced. False: no
+ * memory, the status is set. */
 static bool go_slow(const struct read_state *fast, int64_t need)
 {
     struct store_get *get = fast->get;
     struct read_state *r = malloc(sizeof(*r));
 
     if (r == NULL) {
+        if (fast->file != NULL)
+            segment_file_unref(fast->file);
         segment_unref(fast->segment);
         get->status = STORE_NO_MEMORY;
         return false;
@@ -342,11 +381,11 @@ static bool go_slow(const struct read_state *fast, int64_t need)
 /* The first `len` bytes of the record, if they can be had without waiting. */
 static bool fetch_now(const struct read_state *r, char *scratch, size_t len, uint16_t second)
 {
-    if (segment_copy_mapped(r->segment, r->entry.offset, len, scratch, second))
+    if (segment_copy_mapped(r->file, r->entry.offset, len, scratch, second))
         return true;
-    if (aio_read_cached(r->segment->fd, scratch, len, r->entry.offset) != (ssize_t)len)
+    if (aio_read_cached(r->file->fd, scratch, len, r->entry.offset) != (ssize_t)len)
         return false;
-    segment_proved(r->segment, r->entry.offset, len, second);
+    segment_proved(r->file, r->entry.offset, len, second);
     return true;
 }
 
@@ -359,7 +398,7 @@ static int64_t read_now(struct read_state *r, char *scratch, int64_t now_ms)
     do {
         size_t len = (size_t)need;
 
-        if (len > PORT_SCRATCH || !fetch_now(r, scratch, len, second))
+        if (r->file == NULL || len > PORT_SCRATCH || !fetch_now(r, scratch, len, second))
             return need;
         need = examine(r, slice_of(scratch, len));
     } while (need > 0);
@@ -372,7 +411,7 @@ static int64_t read_now(struct read_state *r, char *scratch, int64_t now_ms)
         if (big == NULL)
             return LARGE_HEAD;
         r->wants_big = false;
-        need = result_file(r, NULL, big);
+        need = result_file(r, big);
         if (need != 0)
             big_unref(big);
     }
@@ -398,6 +437,7 @@ static int64_t find(struct read_state *r, struct logstore_port *p, int64_t now_m
                   r->entry.segment);
         return -EUCLEAN;
     }
+    r->file = segment_peek(r->segment);
     return 0;
 }
 
@@ -428,8 +468,11 @@ bool reader_get(struct store_port *port, struct store_get *get)
     rc = find(&r, p, now_ms);
     if (rc == 0)
         rc = read_now(&r, p->scratch, now_ms);
-    if (rc > 0)
+    if (rc > 0) {
         segment_ref(r.segment);
+        if (r.file != NULL)
+            segment_file_ref(r.file);
+    }
     grace_leave(&p->grace);
     if (rc > 0)
         return !go_slow(&r, rc);
@@ -499,7 +542,7 @@ int reader_load_record(struct logstore *ls, const struct entry *e, struct record
     int rc = s == NULL ? -EUCLEAN : memory == NULL ? -ENOMEM : 0;
 
     if (rc == 0) {
-        len = io_read_upto(s->fd, memory, room, e->offset);
+        len = segment_read(s, memory, room, e->offset);
         if (len < 0)
             rc = (int)len;
         else if (record_decode(ls->salt, slice_of(memory, (size_t)len), out, &used) != RECORD_DONE)

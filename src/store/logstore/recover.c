@@ -176,13 +176,15 @@ static int begin_rebuild(struct recovery *rc, size_t *at, uint64_t *offset)
     result = open_index(rc, true);
     if (result == 0)
         result = chain_settle(rc, NULL);
+    if (result != 0)
+        return result;
     *at = 0;
     *offset = rc->count > 0 ? rc->segments[0]->header_bytes : 0;
     rc->seq = rc->count > 0 ? rc->segments[0]->first_seq - 1 : 0;
     rc->rebuild = rc->count > 0;
     ls->vectors.count = ls->vectors.removed_count = 0;
     ls->vectors.next_big_file = 1;
-    return result;
+    return 0;
 }
 
 /* Where the replay begins. */
@@ -261,9 +263,22 @@ static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tai
             return result;
         if (s->compacted)
             rc->seq = s->last_seq;
+        segment_cache_trim(&rc->ls->segment_cache, &rc->ls->grace);
         atomic_store(&s->trusted_from, from == s->header_bytes ? 0 : from);
     }
     return replay_recount(rc, *tail);
+}
+
+int recover_sync(struct segment *s, int (*sync)(int fd))
+{
+    struct segment_file *f;
+    int result = segment_open(s, &f);
+
+    if (result != 0)
+        return result;
+    result = sync(f->fd);
+    segment_file_unref(f);
+    return result;
 }
 
 /* What a killed process wrote, names of files too, may be in memory only: readers must not see it
@@ -276,7 +291,7 @@ static int sync_replayed(struct recovery *rc, size_t at)
 
     for (size_t i = at; result == 0 && i < rc->count; i++) {
         what = rc->segments[i]->path;
-        result = io_fdatasync(rc->segments[i]->fd);
+        result = recover_sync(rc->segments[i], io_fdatasync);
     }
     if (result != 0)
         log_error("cannot sync %s: %s", what, strerror(-result));
@@ -355,6 +370,7 @@ static int begin_log(struct recovery *rc, uint64_t tail)
 {
     struct logstore *ls = rc->ls;
     struct segment *last = rc->last;
+    struct segment_file *f;
     off_t size = 0;
     int result;
 
@@ -367,7 +383,12 @@ static int begin_log(struct recovery *rc, uint64_t tail)
     atomic_store(&ls->marks.visible_seq, rc->seq);
     if (last == NULL)
         return log_rotate(ls);
-    result = io_file_size(last->fd, &size);
+    atomic_store(&last->keep_open, true);
+    result = segment_open(last, &f);
+    if (result != 0)
+        return result;
+    result = io_file_size(f->fd, &size);
+    segment_file_unref(f);
     if (result == 0)
         log_continue(ls, last, tail, (uint64_t)size);
     atomic_store(&ls->log.first_unsynced, last->number);

@@ -61,6 +61,9 @@ int chain_remove_superseded(struct recovery *rc);
  * none; -errno, logged. */
 int chain_read_header(struct segment *s, struct segment_header *h, char *room);
 
+/* recover.c: io_fdatasync() or io_fsync() of a segment. 0 or -errno. */
+int recover_sync(struct segment *s, int (*sync)(int fd));
+
 /* How a segment's replay ended. */
 enum replay_end { REPLAY_AT_END, REPLAY_BAD_SPOT };
 

@@ -28,7 +28,7 @@ static int fill(struct window *w, struct segment *s, uint64_t offset, uint64_t e
 {
     uint64_t left = end - offset;
     size_t want = left < REPLAY_BUFFER ? (size_t)left : REPLAY_BUFFER;
-    ssize_t got = io_read_upto(s->fd, w->data, want, (off_t)offset);
+    ssize_t got = segment_read(s, w->data, want, offset);
 
     if (got < 0) {
         log_error("cannot read %s: %s", s->path, strerror((int)-got));
@@ -143,7 +143,7 @@ static int settle(struct recovery *rc, size_t i, uint64_t offset)
     int result = next == NULL ? -ENOMEM : 0;
 
     for (size_t n = rc->replay_from; result == 0 && n <= i; n++)
-        result = io_fdatasync(rc->segments[n]->fd);
+        result = recover_sync(rc->segments[n], io_fdatasync);
     rc->replay_from = i;
 
     ls->log.tail = offset;

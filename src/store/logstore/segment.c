@@ -13,6 +13,8 @@
 
 #include "base/bytes.h"
 #include "base/hash.h"
+#include "base/io.h"
+#include "store/logstore/segment_cache.h"
 
 /* Offsets in the header. The checksum covers everything behind itself up to the header's length. */
 enum {
@@ -123,40 +125,42 @@ enum record_parse segment_header_decode(struct slice bytes, struct segment_heade
     return RECORD_DONE;
 }
 
-/* ---- open files ---- */
+/* ---- segments and open files ---- */
 
-int segment_new(uint32_t number, int fd, const char *path, size_t map_bytes, struct segment **out)
+int segment_make(uint32_t number, const char *path, size_t file_bytes, struct segment **out)
 {
     struct segment *s = calloc(1, sizeof(*s));
-    size_t granules = (map_bytes >> SEGMENT_GRANULE_SHIFT) + 1;
-    void *map;
 
     if (s == NULL)
         return -ENOMEM;
     s->path = strdup(path);
-    s->proofs = calloc(granules, sizeof(*s->proofs));
-    if (s->path == NULL || s->proofs == NULL) {
-        free(s->proofs);
-        free(s->path);
+    if (s->path == NULL) {
         free(s);
         return -ENOMEM;
     }
-    /* The mapping may reach beyond the file's present end: nobody looks there before it has
-     * grown. */
-    map = map_bytes == 0 ? MAP_FAILED : mmap(NULL, map_bytes, PROT_READ, MAP_SHARED, fd, 0);
-    if (map != MAP_FAILED) {
-        (void)madvise(map, map_bytes, MADV_RANDOM);
-        s->map = map;
-        s->map_bytes = map_bytes;
-    }
     atomic_init(&s->refs, 1);
     atomic_init(&s->trusted_from, UINT64_MAX);
-    atomic_init(&s->verified, NULL);
-    s->file_bytes = map_bytes;
+    s->file_bytes = file_bytes;
     s->number = number;
-    s->fd = fd;
     *out = s;
     return 0;
+}
+
+int segment_new(uint32_t number, int fd, const char *path, size_t file_bytes, struct segment **out)
+{
+    struct segment_file *f = NULL;
+    int rc = segment_file_new(fd, file_bytes, &f);
+
+    if (rc != 0)
+        return rc;
+    rc = segment_make(number, path, file_bytes, out);
+    if (rc == 0) {
+        atomic_init(&(*out)->file, f);
+    } else {
+        f->fd = -1; /* still the caller's */
+        segment_file_unref(f);
+    }
+    return rc;
 }
 
 void segment_ref(struct segment *s)
@@ -166,16 +170,69 @@ void segment_ref(struct segment *s)
 
 void segment_unref(struct segment *s)
 {
+    struct segment_file *f;
+
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
+    segment_cache_forget(s);
+    f = atomic_load_explicit(&s->file, memory_order_relaxed);
+    if (f != NULL)
+        segment_file_unref(f);
     pins_remove(&s->pin);
-    if (s->map != NULL)
-        munmap((void *)(uintptr_t)s->map, s->map_bytes);
-    close(s->fd);
     free(atomic_load_explicit(&s->verified, memory_order_relaxed));
-    free(s->proofs);
     free(s->path);
     free(s);
+}
+
+int segment_file_new(int fd, size_t map_bytes, struct segment_file **out)
+{
+    struct segment_file *f = calloc(1, sizeof(*f));
+    size_t granules = (map_bytes >> SEGMENT_GRANULE_SHIFT) + 1;
+    void *map;
+
+    if (f == NULL)
+        return -ENOMEM;
+    f->proofs = calloc(granules, sizeof(*f->proofs));
+    if (f->proofs == NULL) {
+        free(f);
+        return -ENOMEM;
+    }
+    /* The mapping may reach beyond the file's present end: nobody looks there before it has
+     * grown. */
+    map = map_bytes == 0 ? MAP_FAILED : mmap(NULL, map_bytes, PROT_READ, MAP_SHARED, fd, 0);
+    if (map != MAP_FAILED) {
+        (void)madvise(map, map_bytes, MADV_RANDOM);
+        f->map = map;
+        f->map_bytes = map_bytes;
+    }
+    atomic_init(&f->refs, 1);
+    f->fd = fd;
+    *out = f;
+    return 0;
+}
+
+void segment_file_unref(struct segment_file *f)
+{
+    if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (f->map != NULL)
+        munmap((void *)(uintptr_t)f->map, f->map_bytes);
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f->proofs);
+    free(f);
+}
+
+ssize_t segment_read(struct segment *s, void *out, size_t len, uint64_t offset)
+{
+    struct segment_file *f;
+    ssize_t got = segment_open(s, &f);
+
+    if (got != 0)
+        return got;
+    got = io_read_upto(f->fd, out, len, (off_t)offset);
+    segment_file_unref(f);
+    return got;
 }
 
 /* ---- what was verified ---- */
@@ -257,27 +314,28 @@ static bool guarded_memcpy(char *to, const char *from, size_t len)
     return true;
 }
 
-bool segment_copy_mapped(struct segment *s, uint64_t offset, size_t len, char *out, uint16_t second)
+bool segment_copy_mapped(struct segment_file *f, uint64_t offset, size_t len, char *out,
+                         uint16_t second)
 {
     size_t last = (size_t)(offset + len - 1) >> SEGMENT_GRANULE_SHIFT;
 
-    if (offset + len > s->map_bytes)
+    if (offset + len > f->map_bytes)
         return false;
     for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++) {
-        uint16_t proof = atomic_load_explicit(&s->proofs[g], memory_order_relaxed);
+        uint16_t proof = atomic_load_explicit(&f->proofs[g], memory_order_relaxed);
 
         if (proof == 0 || (uint16_t)(second - proof) > PROOF_SECONDS)
             return false;
     }
-    return guarded_memcpy(out, s->map + offset, len);
+    return guarded_memcpy(out, f->map + offset, len);
 }
 
-void segment_proved(struct segment *s, uint64_t offset, size_t len, uint16_t second)
+void segment_proved(struct segment_file *f, uint64_t offset, size_t len, uint16_t second)
 {
     size_t last = (size_t)(offset + len - 1) >> SEGMENT_GRANULE_SHIFT;
 
-    if (offset + len > s->map_bytes)
+    if (offset + len > f->map_bytes)
         return;
     for (size_t g = (size_t)offset >> SEGMENT_GRANULE_SHIFT; g <= last; g++)
-        atomic_store_explicit(&s->proofs[g], second, memory_order_relaxed);
+        atomic_store_explicit(&f->proofs[g], second, memory_order_relaxed);
 }

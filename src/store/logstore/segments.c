@@ -68,7 +68,10 @@ int log_publish_segment(struct logstore *ls, struct segment *s)
     struct segment_table *old;
     struct segment_table *t;
     _Atomic(struct segment *) *slot = NULL;
+    int rc = segment_cache_adopt(&ls->segment_cache, s);
 
+    if (rc != 0)
+        return rc;
     pthread_mutex_lock(&ls->log.table_mutex);
     old = atomic_load(&ls->segments);
     t = table_for(old, s->number >> SEGMENT_PAGE_SHIFT);
@@ -236,14 +239,25 @@ static struct segment *take_out(struct logstore *ls, uint32_t number, struct seg
     return s;
 }
 
-static int remove_file(struct segment *s)
+/* Removes the file of a segment that is in no table any more; who reads it still finds it open. */
+static void remove_file(struct logstore *ls, struct segment *s)
 {
-    int rc = io_unlink(s->path);
+    struct segment_file *f = NULL;
+    bool in_use = atomic_load(&s->refs) > 1;
+    int rc;
 
+    if (in_use) {
+        atomic_store(&s->keep_open, true);
+        (void)segment_open(s, &f);
+        pins_add(&ls->pins, &s->pin, atomic_load(&s->end));
+    }
+    rc = io_unlink(s->path);
     if (rc != 0)
         log_warn("cannot remove %s: %s; it is not needed any more, the next start tries again",
                  s->path, strerror(-rc));
-    return rc;
+    if (f != NULL)
+        segment_file_unref(f);
+    segment_unref(s);
 }
 
 int log_retire_segments(struct logstore *ls, const uint32_t *numbers, size_t count)
@@ -271,11 +285,8 @@ int log_retire_segments(struct logstore *ls, const uint32_t *numbers, size_t cou
     grace_wait(&ls->grace);
     for (size_t i = 0; i < count; i++) {
         free(pages[i]);
-        if (gone[i] == NULL)
-            continue;
-        (void)remove_file(gone[i]);
-        pins_add(&ls->pins, &gone[i]->pin, atomic_load(&gone[i]->end));
-        segment_unref(gone[i]);
+        if (gone[i] != NULL)
+            remove_file(ls, gone[i]);
     }
     free(gone);
     return 0;

@@ -22,20 +22,23 @@
 
 static int load(struct segment *s, uint64_t offset, char **data, size_t *len)
 {
-    off_t size;
-    int rc = io_file_size(s->fd, &size);
+    struct segment_file *f = NULL;
+    off_t size = 0;
+    int rc = segment_open(s, &f);
 
     *data = NULL;
     *len = 0;
-    if (rc != 0 || (uint64_t)size <= offset)
-        return rc;
-    *len = (size_t)((uint64_t)size - offset);
-    *data = malloc(*len);
-    if (*data == NULL)
-        return -ENOMEM;
-    rc = io_read_full(s->fd, *data, *len, (off_t)offset);
+    if (rc == 0)
+        rc = io_file_size(f->fd, &size);
+    if (rc == 0 && (uint64_t)size > offset) {
+        *len = (size_t)((uint64_t)size - offset);
+        *data = malloc(*len);
+        rc = *data == NULL ? -ENOMEM : io_read_full(f->fd, *data, *len, (off_t)offset);
+    }
     if (rc != 0)
         log_error("cannot read %s: %s", s->path, strerror(-rc));
+    if (f != NULL)
+        segment_file_unref(f);
     return rc;
 }
 
@@ -115,7 +118,7 @@ static int report_damage(struct recovery *rc, size_t i, uint64_t offset)
     struct record r;
     struct record_layout layout;
     char head[RECORD_HEAD_FIXED + 256];
-    ssize_t got = io_read_upto(rc->segments[i]->fd, head, sizeof(head), (off_t)offset);
+    ssize_t got = segment_read(rc->segments[i], head, sizeof(head), offset);
 
     if (got > 0 &&
         record_decode_head(rc->ls->salt, slice_of(head, (size_t)got), &r, &layout) == RECORD_DONE &&
@@ -198,6 +201,18 @@ static void say_cut(struct segment *s, uint64_t offset, uint64_t bytes, char *sa
     free(saved);
 }
 
+static int cut_file(struct segment *s, uint64_t offset)
+{
+    struct segment_file *f;
+    int result = segment_open(s, &f);
+
+    if (result != 0)
+        return result;
+    result = io_truncate(f->fd, (off_t)offset);
+    segment_file_unref(f);
+    return result;
+}
+
 int tail_cut(struct recovery *rc, size_t i, uint64_t offset)
 {
     struct segment *s = rc->segments[i];
@@ -222,11 +237,11 @@ int tail_cut(struct recovery *rc, size_t i, uint64_t offset)
     }
     if (result == 0) {
         bytes = save(rc, s, offset, &saved);
-        result = io_truncate(s->fd, (off_t)offset);
+        result = cut_file(s, offset);
         say_cut(s, offset, bytes, saved);
     }
     if (result == 0)
-        result = io_fsync(s->fd);
+        result = recover_sync(s, io_fsync);
     if (result == 0)
         result = io_sync_dir(dir);
     if (result != 0)
