@@ -35,6 +35,8 @@ static void add_text(struct buf *out, const struct identity *id)
     (void)buf_printf(out, "segments %" PRIu32 "\n", id->last_segment);
     (void)buf_printf(out, "device %" PRIu64 "\ninode %" PRIu64 "\nmachine %s\n", id->device,
                      id->inode, id->machine);
+    if (id->held_from > 0)
+        (void)buf_printf(out, "held-from %" PRIu64 "\n", id->held_from);
     for (unsigned i = 0; i < id->history_count; i++)
         (void)buf_printf(out, "history %016" PRIx64 " %" PRIu64 "\n", id->histories[i].id,
                          id->histories[i].first_seq);
@@ -143,6 +145,8 @@ static bool read_field(struct slice name, struct slice value, struct identity *o
         return parse_u64(value, &out->device);
     if (slice_is(name, "inode"))
         return parse_u64(value, &out->inode);
+    if (slice_is(name, "held-from"))
+        return parse_u64(value, &out->held_from);
     if (slice_is(name, "sync-failed")) {
         out->sync_failed = slice_is(value, "1");
         return true;

@@ -38,6 +38,9 @@ struct identity {
     uint64_t device;      /* of the file `lock`: another one means that the directory was copied */
     uint64_t inode;
     char machine[33]; /* /etc/machine-id, or empty */
+    /* A repair has dropped records before this seq: neither they nor the headers before it say what
+     * is held. 0: all do. */
+    uint64_t held_from;
     unsigned history_count;
     struct history histories[IDENTITY_HISTORIES]; /* newest last */
 };

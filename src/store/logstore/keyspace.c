@@ -239,7 +239,7 @@ int keyspace_apply(struct logstore *ls, const struct record *r, struct place at,
             return rc;
         count_change(ls, prev, r);
     }
-    if (r->kind != RECORD_MARKER)
+    if (r->kind != RECORD_MARKER && r->seq >= ls->id.held_from)
         vectors_raise(&ls->vectors, r->logged);
     return 0;
 }

@@ -120,6 +120,8 @@ static int enter_segment(struct recovery *rc, struct segment *s)
         result = -EUCLEAN;
     }
     if (result == 0) {
+        if (h.first_seq < rc->ls->id.held_from)
+            v->count = 0;
         vectors_merge(&rc->ls->vectors, v);
         rc->ls->vectors.next_big_file = next_big_file; /* that is the index's */
         merge_flush(rc, &h);
