@@ -4,6 +4,7 @@ PORT = 1978
 DATA = ./data
 PREFIX = /usr/local
 FUZZ_SECONDS = 60
+TORTURE_SECONDS = 3600
 
 bin = $(DESTDIR)$(PREFIX)/bin
 programs = ttserver ttctl ttbench
@@ -37,6 +38,9 @@ tsan:
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/test.sh fuzz
 
+torture:
+	@TORTURE_SECONDS=$(TORTURE_SECONDS) scripts/test.sh torture
+
 lint:
 	@scripts/lint.sh
 
@@ -64,9 +68,11 @@ help:
 	@echo 'make test                   all tests; last line: N passed, N failed'
 	@echo 'make asan | tsan            the tests of one sanitizer build'
 	@echo 'make fuzz [FUZZ_SECONDS=]   every fuzz target for so many seconds ($(FUZZ_SECONDS))'
+	@echo 'make torture [TORTURE_SECONDS=] [TORTURE_SEED=]'
+	@echo '                            kill -9, power cuts and the like for so long ($(TORTURE_SECONDS))'
 	@echo 'make lint | format          check everything by tools | format the C code'
 	@echo 'make bench                  measure against memcached, redis and nginx'
 	@echo 'make install | uninstall    to DESTDIR/PREFIX/bin (PREFIX=$(PREFIX))'
 	@echo 'make clean                  remove build/ (not the data)'
 
-.PHONY: all run deps test asan tsan fuzz lint format bench install uninstall clean help
+.PHONY: all run deps test asan tsan fuzz torture lint format bench install uninstall clean help

@@ -290,20 +290,19 @@ def on_signal(number, _frame):
     os._exit(128 + number)
 
 
-def main():
-    names = sys.argv[1:] or list(LANES)
-    for name in names:
-        if name not in LANES:
-            sys.exit(f"usage: scripts/test.sh [{'|'.join(LANES)}]...")
+def begin(logs):
+    """Before the first part: whatever ends us ends our children too; an empty directory for logs."""
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         os.environ.pop(name, None)  # tests that call make are no part of the make that called us
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    shutil.rmtree(LOGS, ignore_errors=True)
-    os.makedirs(LOGS)
+    shutil.rmtree(logs, ignore_errors=True)
+    os.makedirs(logs)
 
-    run_lanes(names)
+
+def end():
+    """After the last part: the sum. The exit status."""
     end_children()
     show_failures()
     text = f"{totals['passed']} passed, {totals['failed']} failed"
@@ -311,6 +310,16 @@ def main():
         text += f", {totals['skipped']} skipped"
     print(text, flush=True)
     return 1 if totals["failed"] or not totals["passed"] else 0
+
+
+def main():
+    names = sys.argv[1:] or list(LANES)
+    for name in names:
+        if name not in LANES:
+            sys.exit(f"usage: scripts/test.sh [{'|'.join(LANES)}]...")
+    begin(LOGS)
+    run_lanes(names)
+    return end()
 
 
 if __name__ == "__main__":
