@@ -104,6 +104,22 @@ def _http(server, request):
     return int(head.split(b" ")[1]), body
 
 
+def _put_big(server, length, announced=True):
+    """The answer to a PUT of that many bytes."""
+    coding = b"Content-Length: %d" % length if announced else b"Transfer-Encoding: chunked"
+    piece = bytes(65536) if announced else b"10000\r\n" + bytes(65536) + b"\r\n"
+    with server.connect() as c:
+        c.send(b"PUT /big HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" + coding + b"\r\n\r\n")
+        try:
+            for _ in range(length // 65536):
+                c.send(piece)
+            c.send(b"" if announced else b"0\r\n\r\n")
+        except OSError:
+            pass  # it has answered and closed
+        head, _, body = c.rest().partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body
+
+
 @pytest.mark.parametrize("sync", ["always", "interval"])
 def test_a_full_disk_refuses_puts_and_nothing_else(disk, on_disk, sync):
     server = on_disk("--sync", sync)
@@ -113,6 +129,10 @@ def test_a_full_disk_refuses_puts_and_nothing_else(disk, on_disk, sync):
     stored = _fill(server)
     # A small disk is used to nine tenths: what is left is the reserve.
     assert stored * VALUE_BYTES > 30 << 20
+
+    # A value that would not fit is refused by its length alone, one of unknown length on its way.
+    assert _put_big(server, DISK_BYTES // 2)[0] == 507
+    assert _put_big(server, 2 << 20, announced=False)[0] == 507
 
     # A stop and a start on the full disk, and all is there.
     server.restart()

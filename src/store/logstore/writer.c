@@ -432,8 +432,11 @@ static enum decision change_put(struct logstore *ls, struct store_write *w,
     if (ls->log.piece_count > 0)
         return BATCH_IS_FULL;
     rc = space_check_put_now(ls, len);
-    if (rc == 0)
+    if (rc == 0) {
         rc = big_write_now(ls, w->key, change->attrs, change->pieces, &r);
+        space_failed(ls, rc);
+        space_took(ls, len);
+    }
     if (rc != 0) {
         w->status = status_of(rc);
         return DECIDED;
