@@ -53,6 +53,10 @@ struct index_reader;
 int index_open(const char *dir, unsigned readers, struct index **out);
 void index_close(struct index *index);
 
+/* For tools: opens an index that nobody writes, to be read only; the file stays whatever is found.
+ * 0; -ENOENT; -EUCLEAN with *why when it cannot be used; other -errno. Nothing is logged. */
+int index_open_read_only(const char *dir, struct index **out, const char **why);
+
 /* Removes the files of a closed index. 0 or -errno. */
 int index_remove(const char *dir);
 
