@@ -384,7 +384,7 @@ static void what_a_compaction_made_is_known_after_a_drop(void **state)
 static void a_live_record_cannot_be_moved_away(void **state)
 {
     struct index_fixture *f = *state;
-    struct index_meta meta = {.seq = 1, .flush = {10, 1, 1}};
+    struct index_meta meta = {.seq = 1, .flush_counted = {10, 1, 1}};
     struct entry old = entry_numbered(10);
     struct entry young = entry_numbered(11);
     struct delta_item items[] = {{slice_str("a"), &old, 10}, {slice_str("b"), &young, 11}};

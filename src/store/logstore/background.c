@@ -41,6 +41,7 @@ int checkpoint_meta(struct logstore *ls, struct index_meta *meta, struct buf *ro
         .live_count = atomic_load(&ls->live_count),
         .clock = atomic_load(&ls->clock),
         .flush = keyspace_flush(ls),
+        .flush_counted = ls->flush_counted,
     };
     meta->flush_pending = keyspace_flush_pending(ls, &meta->flush_pending_ms);
     memcpy(meta->store_uuid, ls->id.uuid, sizeof(meta->store_uuid));
@@ -144,7 +145,7 @@ int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct ind
     int rc = delta_sorted(frozen, &items, &count);
 
     if (rc == 0) {
-        count = drop_flushed(items, count, meta->flush, &gone);
+        count = drop_flushed(items, count, meta->flush_counted, &gone);
         if (drop_first)
             (void)big_names_add_index(ls, &gone);
         rc = index_apply(ls->index, items, count, meta, drop_first);
@@ -319,7 +320,7 @@ int background_start(struct logstore *ls)
     ls->background_runs = rc == 0;
     /* Without this thread the first lookups are slower, nothing else. */
     ls->warm_runs = pthread_create(&ls->warm, NULL, warm_main, ls) == 0;
-    return -rc;
+    return rc != 0 ? -rc : sweep_start(ls);
 }
 
 void background_wake(struct logstore *ls)
@@ -331,6 +332,7 @@ void background_wake(struct logstore *ls)
 
 void background_end(struct logstore *ls)
 {
+    sweep_end(ls);
     if (ls->warm_runs) {
         atomic_store(&ls->warm_stop, true);
         pthread_join(ls->warm, NULL);

@@ -33,6 +33,12 @@ struct entry {
     uint64_t big_bytes; /* length of the value in it */
 };
 
+/* True if it has expired. */
+static inline bool entry_is_late(const struct entry *e, int64_t now_ms)
+{
+    return e->expires_ms != 0 && e->expires_ms <= now_ms;
+}
+
 #define ENTRY_ROW_MAX 71 /* bytes */
 
 /* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. */

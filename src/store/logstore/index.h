@@ -41,6 +41,9 @@ struct index_meta {
     struct stamp flush;         /* newest flush in force; version 0: none */
     struct stamp flush_pending; /* stamp of the newest delayed flush; version 0: none */
     int64_t flush_pending_ms;   /* its moment */
+    /* Records up to there are not in live_count. The same as `flush`, or below it while the sweep
+     * still looks for what a flush has killed among younger records. */
+    struct stamp flush_counted;
     struct slice vectors;       /* replication vectors and positions, encoded by the caller */
 };
 
@@ -152,6 +155,23 @@ int index_forget_segment(struct index *index, uint32_t number);
 int index_expired(struct index_reader *reader, int64_t now_ms,
                   bool (*each)(struct slice index_key, const struct entry *e, void *arg),
                   void *arg);
+
+/* The same, going on behind the row where the call before has ended; all zero: from the first. */
+struct index_expiry_cursor {
+    size_t len;
+    char key[INDEX_KEY_MAX];
+};
+int index_expired_from(struct index_reader *reader, struct index_expiry_cursor *cursor,
+                       int64_t now_ms,
+                       bool (*each)(struct slice index_key, const struct entry *e, void *arg),
+                       void *arg);
+
+/* Rows that expire at or before now_ms, behind the cursor, up to `limit` of them. 0 or -errno. */
+int index_count_expired(struct index_reader *reader, const struct index_expiry_cursor *cursor,
+                        int64_t now_ms, uint64_t limit, uint64_t *count);
+
+/* Rows that expire some time. 0 or -errno. */
+int index_expiring(struct index *index, uint64_t *rows);
 
 /* When the first row expires, Unix milliseconds; 0: none does. 0 or -errno. */
 int index_next_expiry(struct index *index, int64_t *at_ms);

@@ -33,7 +33,8 @@ enum {
     META_OFF_FLUSH = 60,
     META_OFF_PENDING = META_OFF_FLUSH + STAMP_SIZE,
     META_OFF_PENDING_MS = META_OFF_PENDING + STAMP_SIZE,
-    META_OFF_VECTORS_LEN = META_OFF_PENDING_MS + 8,
+    META_OFF_COUNTED = META_OFF_PENDING_MS + 8,
+    META_OFF_VECTORS_LEN = META_OFF_COUNTED + STAMP_SIZE,
     META_OFF_VECTORS = META_OFF_VECTORS_LEN + 4,
 
     META_SUM_SIZE = 8, /* XXH3-64 of all before it, behind the vectors */
@@ -59,6 +60,7 @@ void index_meta_encode(const struct index_meta *meta, unsigned char *out)
     stamp_put(out + META_OFF_FLUSH, meta->flush);
     stamp_put(out + META_OFF_PENDING, meta->flush_pending);
     put_u64le(out + META_OFF_PENDING_MS, (uint64_t)meta->flush_pending_ms);
+    stamp_put(out + META_OFF_COUNTED, meta->flush_counted);
     put_u32le(out + META_OFF_VECTORS_LEN, (uint32_t)meta->vectors.len);
     if (meta->vectors.len > 0)
         memcpy(out + META_OFF_VECTORS, meta->vectors.ptr, meta->vectors.len);
@@ -87,6 +89,7 @@ bool index_meta_decode(struct slice in, struct index_meta *out, char *room)
         .flush = stamp_get(p + META_OFF_FLUSH),
         .flush_pending = stamp_get(p + META_OFF_PENDING),
         .flush_pending_ms = (int64_t)get_u64le(p + META_OFF_PENDING_MS),
+        .flush_counted = stamp_get(p + META_OFF_COUNTED),
         .vectors = slice_of(room, vectors_len),
     };
     memcpy(out->store_uuid, p + META_OFF_UUID, sizeof out->store_uuid);

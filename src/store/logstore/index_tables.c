@@ -421,7 +421,10 @@ struct table_read {
     MDB_cursor *cursor;
     MDB_dbi dbi;
     struct index_reader *reader;
+    struct index_expiry_cursor *expiry; /* NULL: from the first row */
     int64_t now_ms;
+    uint64_t limit;
+    uint64_t count;
     uint64_t number;
     int64_t at_ms;
     bool found;
@@ -494,45 +497,123 @@ int index_segments(struct index *index, void (*each)(const struct index_segment 
     return read_table_once(index, read_segments, &r);
 }
 
+/* To the first row behind the reader's cursor. 0 or LMDB's code. */
+static int expired_begin(const struct table_read *r, MDB_val *key, MDB_val *rest)
+{
+    MDB_val from;
+    int rc;
+
+    if (r->expiry == NULL || r->expiry->len == 0)
+        return mdb_cursor_get(r->cursor, key, rest, MDB_FIRST);
+    *key = from = val_of(r->expiry->key, r->expiry->len);
+    rc = mdb_cursor_get(r->cursor, key, rest, MDB_SET_RANGE);
+    if (rc == 0 && slice_equal(slice_of_val(*key), slice_of_val(from)))
+        rc = mdb_cursor_get(r->cursor, key, rest, MDB_NEXT);
+    return rc;
+}
+
+static bool is_late(const struct table_read *r, MDB_val key)
+{
+    return key.mv_size > EXPIRES_BYTES && get_u64be(key.mv_data) <= (uint64_t)r->now_ms;
+}
+
+/* The row that an expiry belongs to. 0 or LMDB's code. */
+static int expired_row(const struct table_read *r, MDB_val key, MDB_val rest, char *index_key,
+                       size_t *len, struct entry *e)
+{
+    MDB_val row_key;
+    MDB_val row;
+    int rc;
+
+    *len = expiry_index_key(slice_of_val(key), slice_of_val(rest), index_key);
+    if (*len == 0)
+        return MDB_CORRUPTED;
+    row_key = val_of(index_key, *len);
+    rc = mdb_get(r->reader->txn, r->reader->index->keys, &row_key, &row);
+    if (rc == MDB_NOTFOUND || (rc == 0 && !entry_decode(slice_of_val(row), e)))
+        rc = MDB_CORRUPTED;
+    return rc;
+}
+
 static int read_expired(void *arg)
 {
     const struct table_read *r = arg;
     MDB_val key;
     MDB_val rest;
-    int rc = mdb_cursor_get(r->cursor, &key, &rest, MDB_FIRST);
+    int rc = expired_begin(r, &key, &rest);
 
-    while (rc == 0) {
+    while (rc == 0 && is_late(r, key)) {
         char bytes[INDEX_KEY_MAX];
-        size_t len = expiry_index_key(slice_of_val(key), slice_of_val(rest), bytes);
-        MDB_val row_key = val_of(bytes, len);
         struct entry e;
-        MDB_val row;
+        size_t len;
 
-        if (len == 0)
-            return MDB_CORRUPTED;
-        if (get_u64be(key.mv_data) > (uint64_t)r->now_ms)
-            return 0;
-        rc = mdb_get(r->reader->txn, r->reader->index->keys, &row_key, &row);
+        rc = expired_row(r, key, rest, bytes, &len, &e);
         if (rc != 0)
-            return rc == MDB_NOTFOUND ? MDB_CORRUPTED : rc;
-        if (!entry_decode(slice_of_val(row), &e))
-            return MDB_CORRUPTED;
+            return rc;
+        if (r->expiry != NULL) {
+            r->expiry->len = key.mv_size;
+            memcpy(r->expiry->key, key.mv_data, key.mv_size);
+        }
         if (!r->each_row(slice_of(bytes, len), &e, r->arg))
             return 0;
         rc = mdb_cursor_get(r->cursor, &key, &rest, MDB_NEXT);
     }
-    return rc;
+    return rc == 0 && key.mv_size <= EXPIRES_BYTES ? MDB_CORRUPTED : rc;
+}
+
+int index_expired_from(struct index_reader *reader, struct index_expiry_cursor *cursor,
+                       int64_t now_ms,
+                       bool (*each)(struct slice index_key, const struct entry *e, void *arg),
+                       void *arg)
+{
+    struct table_read r = {.dbi = reader->index->expiry,
+                           .now_ms = now_ms < 0 ? 0 : now_ms,
+                           .expiry = cursor,
+                           .each_row = each,
+                           .arg = arg};
+
+    return read_table(reader, read_expired, &r);
 }
 
 int index_expired(struct index_reader *reader, int64_t now_ms,
                   bool (*each)(struct slice index_key, const struct entry *e, void *arg), void *arg)
 {
+    return index_expired_from(reader, NULL, now_ms, each, arg);
+}
+
+static int count_expired(void *arg)
+{
+    struct table_read *r = arg;
+    MDB_val key;
+    MDB_val rest;
+    int rc = expired_begin(r, &key, &rest);
+
+    for (; rc == 0 && r->count < r->limit && is_late(r, key); r->count++)
+        rc = mdb_cursor_get(r->cursor, &key, &rest, MDB_NEXT);
+    return rc;
+}
+
+int index_count_expired(struct index_reader *reader, const struct index_expiry_cursor *cursor,
+                        int64_t now_ms, uint64_t limit, uint64_t *count)
+{
+    struct index_expiry_cursor from = *cursor;
     struct table_read r = {.dbi = reader->index->expiry,
                            .now_ms = now_ms < 0 ? 0 : now_ms,
-                           .each_row = each,
-                           .arg = arg};
+                           .expiry = &from,
+                           .limit = limit};
+    int rc = read_table(reader, count_expired, &r);
 
-    return read_table(reader, read_expired, &r);
+    *count = r.count;
+    return rc;
+}
+
+int index_expiring(struct index *index, uint64_t *rows)
+{
+    MDB_stat stat = {0};
+    int rc = index_stat(index, index->expiry, &stat);
+
+    *rows = stat.ms_entries;
+    return rc;
 }
 
 static int read_next_expiry(void *arg)

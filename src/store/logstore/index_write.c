@@ -25,7 +25,7 @@ enum {
 
 /* ---- rows ---- */
 
-/* Rows that count as records, as keyspace.c counts them. */
+/* Rows that count as records, as keyspace.c counts them; `flush` is the meta's flush_counted. */
 static bool is_counted(const struct entry *e, struct stamp flush)
 {
     return e->kind != RECORD_DELETE && stamp_compare(e->base, flush) > 0;
@@ -94,7 +94,7 @@ static int lies_behind(MDB_cursor *cursor, struct slice first, bool *out)
 static int put_rows(MDB_cursor *cursor, struct shares *shares, const struct batch *b,
                     int64_t *change)
 {
-    struct stamp flush = b->before != NULL ? b->before->flush : (struct stamp){0};
+    struct stamp flush = b->before != NULL ? b->before->flush_counted : (struct stamp){0};
     bool append = false;
     int rc = lies_behind(cursor, b->items[0].key, &append);
 
@@ -320,14 +320,14 @@ static int move_rows(struct index *index, MDB_txn *txn, uint32_t to, const struc
     return rc;
 }
 
-/* The flush of the position: what it has killed does not count. */
+/* What the position's flush has killed does not count. */
 static int flush_of(struct index *index, struct stamp *out)
 {
     char *room = malloc(INDEX_VECTORS_MAX);
     struct index_meta meta = {0};
     int rc = room == NULL ? -ENOMEM : index_read_meta(index, &meta, room);
 
-    *out = meta.flush;
+    *out = meta.flush_counted;
     free(room);
     return rc == -ENOENT ? 0 : rc;
 }

@@ -115,15 +115,25 @@ bool keyspace_is_flushed(const struct logstore *ls, struct stamp base, int64_t n
     return pending_ms != 0 && pending_ms <= now_ms && stamp_compare(base, folded(pending_ms)) <= 0;
 }
 
-/* All that was counted is gone. */
+/* A flush comes into force. Nearly always it is younger than every record, and all that was counted
+ * is gone at once. Of one that comes from elsewhere, and is older than some record here, the sweep
+ * finds out what it has killed. */
 static void flush_now(struct logstore *ls, struct stamp flush, struct stamp pending,
                       int64_t pending_ms)
 {
     struct stamp old = keyspace_flush(ls);
 
-    if (stamp_compare(flush, old) < 0)
-        flush = old;
+    if (stamp_compare(flush, old) <= 0) {
+        keyspace_set_flush(ls, old, pending, pending_ms);
+        return;
+    }
     keyspace_set_flush(ls, flush, pending, pending_ms);
+    if (stamp_compare(flush, ls->highest_base) < 0) {
+        atomic_store(&ls->flush_behind, true);
+        return;
+    }
+    ls->flush_counted = flush;
+    atomic_store(&ls->flush_behind, false);
     atomic_store_explicit(&ls->live_count, 0, memory_order_relaxed);
     ls->flushed_since_checkpoint = true;
 }
@@ -174,7 +184,7 @@ int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t has
 bool keyspace_is_live(const struct logstore *ls, const struct entry *e, int64_t now_ms,
                       bool *expired)
 {
-    bool late = e->expires_ms != 0 && e->expires_ms <= now_ms;
+    bool late = entry_is_late(e, now_ms);
 
     if (e->kind == RECORD_DELETE || keyspace_is_flushed(ls, e->base, now_ms))
         return false;
@@ -212,16 +222,34 @@ bool keyspace_entry_after(const struct entry *prev, const struct record *r, stru
 }
 
 /* Counted records are those that are neither deleted nor flushed: an expired one counts until it is
- * swept. */
+ * swept, and so does what an old flush from elsewhere has killed. */
+static bool is_counted(const struct logstore *ls, const struct entry *e)
+{
+    return e->kind != RECORD_DELETE && stamp_compare(e->base, ls->flush_counted) > 0;
+}
+
 static void count_change(struct logstore *ls, const struct entry *prev, const struct record *r)
 {
-    bool was = prev != NULL && prev->kind != RECORD_DELETE &&
-               !keyspace_is_flushed(ls, prev->base, INT64_MIN);
+    bool was = prev != NULL && is_counted(ls, prev);
     bool is = r->kind == RECORD_DELETE || r->cut ? false : r->kind == RECORD_TOUCH ? was : true;
     uint64_t count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
 
     if (is != was)
         atomic_store_explicit(&ls->live_count, is ? count + 1 : count - 1, memory_order_relaxed);
+}
+
+/* For the sweep, after the put: the first expiry among what is not in the index. */
+static void note_expiry(struct logstore *ls, const struct entry *e)
+{
+    if (e->kind != RECORD_DELETE && e->expires_ms != 0 &&
+        e->expires_ms < atomic_load(&ls->first_expiry_ms))
+        atomic_store(&ls->first_expiry_ms, e->expires_ms);
+}
+
+static void note_base(struct logstore *ls, const struct record *r)
+{
+    if (r->kind != RECORD_TOUCH && stamp_compare(r->base, ls->highest_base) > 0)
+        ls->highest_base = r->base;
 }
 
 int keyspace_apply(struct logstore *ls, const struct record *r, struct place at, uint64_t hash,
@@ -238,8 +266,54 @@ int keyspace_apply(struct logstore *ls, const struct record *r, struct place at,
         if (rc != 0)
             return rc;
         count_change(ls, prev, r);
+        note_expiry(ls, &entry);
+        note_base(ls, r);
     }
     if (r->kind != RECORD_MARKER && r->seq >= ls->id.held_from)
         vectors_raise(&ls->vectors, r->logged);
     return 0;
+}
+
+void keyspace_begin(struct logstore *ls, const struct index_meta *meta)
+{
+    atomic_store(&ls->live_count, meta->live_count);
+    if (meta->clock > atomic_load(&ls->clock))
+        atomic_store(&ls->clock, meta->clock);
+    keyspace_set_flush(ls, meta->flush, meta->flush_pending, meta->flush_pending_ms);
+    ls->flush_counted = meta->flush_counted;
+    atomic_store(&ls->flush_behind, stamp_compare(meta->flush_counted, meta->flush) < 0);
+    /* No record up to there has a higher one. */
+    ls->highest_base = (struct stamp){meta->clock, UINT32_MAX, UINT16_MAX};
+}
+
+void keyspace_flush_is_counted(struct logstore *ls, struct stamp flush)
+{
+    if (stamp_compare(flush, ls->flush_counted) > 0)
+        ls->flush_counted = flush;
+    atomic_store(&ls->flush_behind, stamp_compare(ls->flush_counted, keyspace_flush(ls)) < 0);
+}
+
+int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t now_ms)
+{
+    struct stamp flush = keyspace_flush(ls);
+    struct entry e;
+    int rc;
+
+    grace_enter(&ls->grace, &ls->writer_grace);
+    rc = keyspace_find(ls, ls->writer_reader, hash, key, UINT64_MAX, &e);
+    grace_leave(&ls->writer_grace);
+    if (rc != 0)
+        return rc == -ENOENT ? 0 : rc;
+    /* What a flush has taken at once is not counted, and leaves with the next checkpoint. */
+    if (!is_counted(ls, &e) || (!entry_is_late(&e, now_ms) && stamp_compare(e.base, flush) > 0))
+        return 0;
+    e.kind = RECORD_DELETE;
+    rc = delta_put(atomic_load_explicit(&ls->active, memory_order_relaxed), hash, key, &e,
+                   ls->log.tail_seq);
+    if (rc != 0)
+        return rc;
+    atomic_fetch_sub_explicit(&ls->live_count, 1, memory_order_relaxed);
+    if (e.big_bytes > 0)
+        big_let_go(ls, e.big_file, e.big_bytes, ls->log.tail_seq);
+    return 1;
 }

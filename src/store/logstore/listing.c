@@ -199,9 +199,8 @@ static int read_key(uint64_t salt, struct segment *s, const struct entry *e, str
     return rc;
 }
 
-static int full_key(void *ctx, const struct entry *e, struct buf *out)
+int listing_full_key(struct logstore *ls, const struct entry *e, struct buf *out)
 {
-    struct logstore *ls = ctx;
     struct segment *s = log_hold_segment(ls, e->segment);
     int rc;
 
@@ -216,6 +215,11 @@ static int full_key(void *ctx, const struct entry *e, struct buf *out)
 }
 
 /* ---- a page ---- */
+
+static int full_key(void *ctx, const struct entry *e, struct buf *out)
+{
+    return listing_full_key(ctx, e, out);
+}
 
 static bool is_live(void *ctx, const struct entry *e)
 {

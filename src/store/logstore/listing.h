@@ -16,6 +16,8 @@
 /* Scans at a time; further ones wait. Each reads the index with a reader of its own. */
 #define LISTING_READERS 4
 
+struct buf;
+struct entry;
 struct logstore;
 struct listing;
 
@@ -27,6 +29,10 @@ void listing_free(struct listing *l);
 /* The engine's scan: store_scan() of store.h. */
 int listing_scan(struct store *store, const struct store_range *range, unsigned limit,
                  bool (*each)(const struct store_scan_item *item, void *arg), void *arg);
+
+/* Reads the key of the record that an entry names, into `out`. May wait for the disk. 0; -ENOENT: the
+ * segment has gone, and the record has another place by now; other -errno, logged. */
+int listing_full_key(struct logstore *ls, const struct entry *e, struct buf *out);
 
 /* Now and then, any thread outside grace: frees what is kept for the next page when none has come
  * for a while. */

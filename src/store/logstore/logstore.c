@@ -181,6 +181,8 @@ static int stat(struct store *store, struct buf *out)
                     atomic_load(&ls->damaged_reads), atomic_load(&ls->read_only));
     if (rc == 0)
         rc = big_stat(ls, out);
+    if (rc == 0)
+        rc = sweep_stat(ls, out);
     return rc != 0 ? rc : space_stat(ls, out);
 }
 
@@ -309,6 +311,7 @@ static struct logstore *new_store(const struct store_config *config)
     if (ls->config.checkpoint_entries == 0)
         ls->config.checkpoint_entries = CHECKPOINT_ENTRIES;
     ls->lock_fd = ls->log_dir_fd = -1;
+    atomic_store(&ls->first_expiry_ms, INT64_MAX);
     pthread_mutex_init(&ls->store_mutex, NULL);
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);

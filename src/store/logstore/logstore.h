@@ -33,6 +33,7 @@
 #include "store/logstore/segment.h"
 #include "store/logstore/segment_cache.h"
 #include "store/logstore/space.h"
+#include "store/logstore/sweep.h"
 
 /* A batch buffer takes small records whole and the heads of large ones; larger values are written
  * from where they are. */
@@ -150,6 +151,7 @@ struct logstore {
     _Atomic uint64_t pending_version; /* stamp of a delayed flush; 0: none */
     _Atomic uint64_t pending_writer;
     _Atomic int64_t pending_ms;
+    _Atomic bool flush_behind; /* flush_counted is below it: the sweep has to look */
 
     /* Writer's own. */
     struct log log;
@@ -159,6 +161,13 @@ struct logstore {
     struct index_reader *writer_reader;
     struct grace_reader writer_grace;
     bool flushed_since_checkpoint;
+    /* Records up to there are not in live_count: the flush in force, or one before it while the
+     * sweep looks for what a flush has killed among younger records. */
+    struct stamp flush_counted;
+    struct stamp highest_base; /* of all records; or higher */
+    /* No record outside the index expires before that; INT64_MAX: none does. The sweep raises it. */
+    _Atomic int64_t first_expiry_ms;
+    struct sweep *sweep;
     _Atomic(struct store_write *) inbox; /* the newest chain, by chain_next the ones before */
     _Atomic uint32_t inbox_count;        /* writes in all of them */
     _Atomic uint32_t wake_at; /* the writer sleeps until so many wait; 0: it does not sleep */
@@ -252,6 +261,19 @@ int keyspace_apply(struct logstore *ls, const struct record *r, struct place at,
 
 /* Folds a delayed flush whose moment has come into the flush in force. Writer and recovery. */
 void keyspace_fold_flush(struct logstore *ls, int64_t now_ms);
+
+/* Recovery: the state as of the index's position. */
+void keyspace_begin(struct logstore *ls, const struct index_meta *meta);
+
+/* Recovery: all that a flush has killed up to this one is out of live_count. Writer: the sweep has
+ * seen to that. */
+void keyspace_flush_is_counted(struct logstore *ls, struct stamp flush);
+
+/* Writer, between two batches: if the newest state of the key has expired, or a flush has killed it
+ * and it is counted still, it becomes a tombstone at the same place, and is not counted any more.
+ * Nothing is written to the log: a replay brings the record back as what it is, and the sweep comes
+ * again. 1; 0: there is nothing to sweep; -errno. */
+int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t now_ms);
 
 struct stamp keyspace_flush(const struct logstore *ls);
 struct stamp keyspace_flush_pending(const struct logstore *ls, int64_t *at_ms);

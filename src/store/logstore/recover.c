@@ -141,10 +141,7 @@ static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t 
         return -EUCLEAN;
     }
     rc->seq = meta->seq;
-    atomic_store(&ls->live_count, meta->live_count);
-    if (meta->clock > atomic_load(&ls->clock))
-        atomic_store(&ls->clock, meta->clock);
-    keyspace_set_flush(ls, meta->flush, meta->flush_pending, meta->flush_pending_ms);
+    keyspace_begin(ls, meta);
     return 0;
 }
 

@@ -193,6 +193,7 @@ int replay_recount(struct recovery *rc, uint64_t tail)
     if (result == 0)
         result = index_walk(ls->writer_reader, slice_of(NULL, 0), count_row, &c);
     atomic_store(&ls->live_count, c.live);
+    keyspace_flush_is_counted(ls, c.flush);
     return result == 0 ? settle(rc, rc->count - 1, tail) : result;
 }
 

@@ -567,7 +567,7 @@ static void take_back(struct logstore *ls, struct writer_state *ws, enum store_s
             w->status = status;
     }
     /* Unless a delayed flush has come into force meanwhile: it stays, and nothing is left. */
-    if (stamp_compare(keyspace_flush(ls), ws->saved_flush) == 0)
+    if (stamp_compare(ls->flush_counted, ws->saved_flush) == 0)
         atomic_store_explicit(&ls->live_count, ws->saved_live_count, memory_order_relaxed);
     else
         atomic_store_explicit(&ls->live_count, 0, memory_order_relaxed);
@@ -666,7 +666,7 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     ws->gone_count = 0;
     ws->has_flush = false;
     ws->saved_live_count = atomic_load_explicit(&ls->live_count, memory_order_relaxed);
-    ws->saved_flush = keyspace_flush(ls);
+    ws->saved_flush = ls->flush_counted;
     lookahead_slots(&ahead, LOOKAHEAD_SLOT);
     lookahead_nodes(&ahead, LOOKAHEAD_NODE);
     while (w != NULL && ws->count < BATCH_WRITES) {
