@@ -169,3 +169,26 @@ def test_a_full_disk_refuses_puts_and_nothing_else(disk, on_disk, sync):
     server.restart()
     _check(server, range(stored + more), gone)
     assert server.log().count("is full") == 1
+
+
+@pytest.mark.parametrize("sync", ["always", "interval"])
+def test_a_disk_without_a_free_byte_loses_nothing(disk, on_disk, sync):
+    """Without a reserve nothing more can be promised than this."""
+    server = on_disk("--sync", sync, "--reserve", "0")
+    with open(disk.file("ballast"), "wb") as ballast:
+        ballast.write(bytes(1 << 20))
+    server.start()
+    stored = _fill(server)
+    with open(disk.file("ballast"), "ab", buffering=0) as ballast:
+        with pytest.raises(OSError):
+            while True:
+                ballast.write(bytes(4096))
+    for _ in range(2):
+        _check(server, range(stored))
+        server.terminate()  # the index and the mark of a clean stop may find no room
+        server.start()
+    _check(server, range(stored))
+    os.unlink(disk.file("ballast"))
+    harness.eventually(lambda: _ask(server, b"delete k0\r\n") == b"DELETED\r\n", "a delete")
+    server.restart()
+    _check(server, range(stored), {0})
