@@ -314,6 +314,19 @@ static void sizes_and_truncation(void **state)
     close(fd);
 }
 
+static void the_space_of_a_file_system_is_told(void **state)
+{
+    uint64_t available = 0;
+    uint64_t total = 0;
+    int fd = open_new();
+
+    (void)state;
+    assert_int_equal(io_space(fd, &available, &total), 0);
+    assert_true(total >= available && total > 0);
+    assert_int_equal(io_space(-1, &available, &total), -EBADF);
+    close(fd);
+}
+
 static void names_are_made_linked_moved_and_removed(void **state)
 {
     char sub[TEMP_DIR_MAX + 32];
@@ -404,6 +417,7 @@ int main(void)
         TEST(short_and_interrupted_reads_are_finished),
         TEST(the_end_of_the_file_is_told_apart),
         TEST(sizes_and_truncation),
+        TEST(the_space_of_a_file_system_is_told),
         TEST(names_are_made_linked_moved_and_removed),
         TEST(replacing_leaves_the_new_file_alone),
         TEST(a_replacement_that_fails_leaves_the_old_file),

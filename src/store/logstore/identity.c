@@ -219,7 +219,9 @@ int identity_read(const char *dir, struct identity *out)
 
 int identity_random(void *out, size_t len)
 {
-    return getrandom(out, len, 0) == (ssize_t)len ? 0 : -EIO;
+    ssize_t n = getrandom(out, len, 0);
+
+    return n == -1 ? -errno : n == (ssize_t)len ? 0 : -EIO;
 }
 
 int identity_new(uint16_t node, struct identity *out)

@@ -214,8 +214,9 @@ int space_check_put_now(struct logstore *ls, uint64_t bytes)
 
     if (space_has_room(ls, bytes))
         return 0;
-    /* While the disk is full background looks often enough; more looks would slow refusals. */
-    if (!atomic_load(&s->full) && atomic_load(&s->taken) > 0)
+    /* While the disk is full not for every write: refusals are many. */
+    if (atomic_load(&s->full) ? clock_mono_ms() - atomic_load(&s->looked_ms) >= LOOK_FULL_MS
+                              : atomic_load(&s->taken) > 0)
         look(ls);
     return space_check_put(ls, bytes);
 }
