@@ -298,19 +298,29 @@ static void names_of_segments_are_durable_before_a_store_serves(void **state)
     assert_true(atomic_load(&log_directory_syncs) > 0);
 }
 
-static _Atomic unsigned parent_syncs;
+static const char *watched_directory; /* the end of its path */
+static _Atomic unsigned watched_syncs;
 
-static int fsync_counting_parent(int fd)
+static int fsync_counting_watched(int fd)
 {
+    size_t want = strlen(watched_directory);
     char link[64];
     char path[512];
     ssize_t len;
 
     snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
     len = readlink(link, path, sizeof(path));
-    if (len > 8 && memcmp(path + len - 7, "/parent", 7) == 0)
-        atomic_fetch_add(&parent_syncs, 1);
+    if (len > (ssize_t)want && memcmp(path + len - want, watched_directory, want) == 0)
+        atomic_fetch_add(&watched_syncs, 1);
     return fsync(fd);
+}
+
+static void count_syncs_of(const char *directory)
+{
+    watched_directory = directory;
+    atomic_store(&watched_syncs, 0);
+    fresh_calls()->fsync = fsync_counting_watched;
+    io_replace(&calls);
 }
 
 /* Else a power cut takes the whole new store with it. */
@@ -321,12 +331,23 @@ static void the_name_of_a_new_data_directory_is_durable(void **state)
 
     snprintf(inner.dir, sizeof(inner.dir), "%.200s/parent", f->dir);
     assert_int_equal(mkdir(inner.dir, 0700), 0);
-    fresh_calls()->fsync = fsync_counting_parent;
-    io_replace(&calls);
-    atomic_store(&parent_syncs, 0);
+    count_syncs_of("/parent");
     assert_int_equal(store_open(&inner), 0);
     store_shut(&inner);
-    assert_int_equal(atomic_load(&parent_syncs), 1);
+    assert_int_equal(atomic_load(&watched_syncs), 1);
+}
+
+/* Else a power cut brings back the index that a new one has replaced. */
+static void the_name_of_a_new_index_is_durable(void **state)
+{
+    struct store_fixture *f = *state;
+
+    assert_int_equal(store_open(f), 0);
+    store_shut(f);
+    remove_tree(store_path(f, "index"));
+    count_syncs_of("/index");
+    assert_int_equal(store_open(f), 0);
+    assert_true(atomic_load(&watched_syncs) > 0);
 }
 
 /* ---- an append that fails while a flush comes into force ---- */
@@ -606,6 +627,7 @@ int main(void)
         T(a_sync_that_fails_at_the_stop_begins_a_new_history),
         T(names_of_segments_are_durable_before_a_store_serves),
         T(the_name_of_a_new_data_directory_is_durable),
+        T(the_name_of_a_new_index_is_durable),
         T(a_flush_that_comes_with_a_failed_append_counts),
         T(a_flush_while_a_checkpoint_is_under_way_is_kept),
         T(reads_go_on_when_the_head_of_the_index_cannot_be_written),

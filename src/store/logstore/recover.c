@@ -98,6 +98,8 @@ static int open_index(struct recovery *rc, bool fresh)
         if (result == 0)
             result = index_open(path, readers, &ls->index);
     }
+    if (result == 0)
+        result = io_sync_dir(path); /* an index that was removed must not come back */
     if (result != 0)
         log_error("cannot open the index of %s: %s", ls->dir, strerror(-result));
     free(path);
