@@ -294,6 +294,8 @@ struct store_config {
     unsigned reader_ports; /* how many ports will be opened at most */
     /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */
     size_t checkpoint_entries;
+    bool lock_index;        /* keep the index in memory, if the system allows it */
+    bool cold_index;        /* tests: no lookup of the index is made by a network loop alone */
     unsigned open_segments; /* files of the log that may stay open; 0: as it suits the engine */
     struct aio_pool *pool;  /* borrowed */
 };

@@ -271,6 +271,7 @@ static void *background_main(void *arg)
 
         space_tick(ls);
         segment_cache_trim(&ls->segment_cache, &ls->grace);
+        index_cold_look(&ls->index_cold, ls->index);
         listing_tick(ls);
         big_tick(ls);
         if (atomic_load(&ls->read_only))
@@ -310,12 +311,25 @@ static void *warm_main(void *arg)
     struct logstore *ls = arg;
 
     index_warm(ls->index, is_wanted, ls);
+    index_cold_warmed(&ls->index_cold);
     return NULL;
+}
+
+static void look_at_index(struct logstore *ls)
+{
+    char *path = directory_path(ls, "index/data.mdb");
+
+    if (path != NULL)
+        index_cold_begin(&ls->index_cold, ls->index, path);
+    free(path);
 }
 
 int background_start(struct logstore *ls)
 {
-    int rc = pthread_create(&ls->background, NULL, background_main, ls);
+    int rc;
+
+    look_at_index(ls);
+    rc = pthread_create(&ls->background, NULL, background_main, ls);
 
     ls->background_runs = rc == 0;
     /* Without this thread the first lookups are slower, nothing else. */

@@ -166,19 +166,23 @@ static void apply_flush(struct logstore *ls, const struct record *r)
 
 /* ---- keys ---- */
 
-int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t hash, struct slice key,
-                  uint64_t visible, struct entry *out)
+bool keyspace_find_new(struct logstore *ls, uint64_t hash, struct slice key, uint64_t visible,
+                       struct entry *out)
 {
     /* In this order: what leaves the first is in the second before, what leaves the second is in
      * LMDB before. */
     const struct delta *d = atomic_load_explicit(&ls->active, memory_order_acquire);
 
     if (d != NULL && delta_find(d, hash, key, visible, out, NULL))
-        return 0;
+        return true;
     d = atomic_load_explicit(&ls->frozen, memory_order_acquire);
-    if (d != NULL && delta_find(d, hash, key, visible, out, NULL))
-        return 0;
-    return index_find(reader, key, out);
+    return d != NULL && delta_find(d, hash, key, visible, out, NULL);
+}
+
+int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t hash, struct slice key,
+                  uint64_t visible, struct entry *out)
+{
+    return keyspace_find_new(ls, hash, key, visible, out) ? 0 : index_find(reader, key, out);
 }
 
 bool keyspace_is_live(const struct logstore *ls, const struct entry *e, int64_t now_ms,

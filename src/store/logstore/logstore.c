@@ -183,6 +183,10 @@ static int stat(struct store *store, struct buf *out)
         rc = big_stat(ls, out);
     if (rc == 0)
         rc = sweep_stat(ls, out);
+    if (rc == 0)
+        rc = buf_printf(out, "log_open_files %zu\n", atomic_load(&ls->segment_cache.open_files));
+    if (rc == 0)
+        rc = index_cold_stat(&ls->index_cold, out);
     return rc != 0 ? rc : space_stat(ls, out);
 }
 
@@ -221,6 +225,7 @@ static void free_store(struct logstore *ls)
     if (ls->writer_reader != NULL)
         index_reader_close(ls->writer_reader);
     listing_free(ls->listing);
+    index_cold_fini(&ls->index_cold);
     if (ls->index != NULL)
         index_close(ls->index);
     delta_free(atomic_load(&ls->active));
@@ -313,6 +318,7 @@ static struct logstore *new_store(const struct store_config *config)
     ls->lock_fd = ls->log_dir_fd = -1;
     atomic_store(&ls->first_expiry_ms, INT64_MAX);
     pthread_mutex_init(&ls->store_mutex, NULL);
+    index_cold_init(&ls->index_cold, config->cold_index, config->lock_index);
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);
     init_cond(&ls->checkpoint.wanted);

@@ -29,6 +29,7 @@
 #include "store/logstore/grace.h"
 #include "store/logstore/identity.h"
 #include "store/logstore/index.h"
+#include "store/logstore/index_cold.h"
 #include "store/logstore/listing.h"
 #include "store/logstore/segment.h"
 #include "store/logstore/segment_cache.h"
@@ -124,6 +125,7 @@ struct logstore {
     char failure_text[128];
 
     struct index *index;
+    struct index_cold index_cold;
     _Atomic(struct delta *) active;
     _Atomic(struct delta *) frozen;
     _Atomic(struct segment_table *) segments;
@@ -233,6 +235,10 @@ static inline struct logstore *logstore_of(struct store *store)
  * 0, -ENOENT, -errno. Between grace_enter() and grace_leave(). */
 int keyspace_find(struct logstore *ls, struct index_reader *reader, uint64_t hash, struct slice key,
                   uint64_t visible, struct entry *out);
+
+/* The same, but only among what is not in the index yet: never waits for the disk. */
+bool keyspace_find_new(struct logstore *ls, uint64_t hash, struct slice key, uint64_t visible,
+                       struct entry *out);
 
 /* True: a record with this base is dead by flush_all at wall time now_ms. */
 bool keyspace_is_flushed(const struct logstore *ls, struct stamp base, int64_t now_ms);

@@ -13,6 +13,7 @@
  * What is not in the page cache is read asynchronously.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@
 /* Records up to this length are read whole; of longer ones first as much as LARGE_HEAD. */
 #define SMALL_RECORD (STORE_INLINE_MAX + 4096u)
 #define LARGE_HEAD 4096u
+/* The index's pages may have to be read from the disk: no loop waits for that. */
+#define NEED_INDEX INT64_MAX
 
 _Static_assert(STORE_INLINE_MAX >= SEGMENT_VERIFY_BYTES, "one bit tells whether it was verified");
 
@@ -55,7 +58,9 @@ struct read_state {
     struct memory_hold *memory; /* while the disk is read */
     int64_t need;               /* bytes of the record that are read next */
     struct big_file *big;
-    bool wants_big; /* the value lies in a file of its own that must be opened first */
+    bool wants_big;     /* the value lies in a file of its own that must be opened first */
+    bool warmed;        /* the index's pages were read for this key */
+    uint64_t lost_file; /* a file of a big value that was not there any more; 0: none */
 };
 
 /* ---- results ---- */
@@ -222,6 +227,19 @@ static void set_status(struct read_state *r, int64_t rc)
     }
 }
 
+/* Gives back what a look at the key has found. */
+static void let_go(struct read_state *r)
+{
+    free(r->memory);
+    if (r->file != NULL)
+        segment_file_unref(r->file);
+    if (r->segment != NULL)
+        segment_unref(r->segment);
+    r->memory = NULL;
+    r->file = NULL;
+    r->segment = NULL;
+}
+
 /* The end of a read that had to wait. */
 static void finish(struct read_state *r, int64_t rc)
 {
@@ -232,10 +250,7 @@ static void finish(struct read_state *r, int64_t rc)
         r->memory = NULL;
     }
     set_status(r, rc);
-    free(r->memory);
-    if (r->file != NULL)
-        segment_file_unref(r->file);
-    segment_unref(r->segment);
+    let_go(r);
     free(r);
     get->port->pending--;
     get->done(get);
@@ -243,11 +258,19 @@ static void finish(struct read_state *r, int64_t rc)
 
 /* ---- waiting for the disk ---- */
 
+static void look_again(struct read_state *r);
+
 static void big_opened(struct aio_op *op)
 {
     struct read_state *r = (struct read_state *)op;
     int64_t rc = op->result;
 
+    if (rc == -ENOENT) {
+        /* Another record has taken this one's place, and its file has gone. */
+        r->lost_file = r->get->rec.big_file;
+        look_again(r);
+        return;
+    }
     if (rc == 0)
         rc = result_file(r, r->big);
     if (rc != 0 && r->big != NULL)
@@ -260,9 +283,8 @@ static void open_big(struct aio_op *op)
     struct read_state *r = (struct read_state *)op;
     const struct record *rec = &r->get->rec;
 
+    r->big = NULL;
     op->result = big_open(r->ls, rec->big_file, rec->big_bytes, rec->big_sum, &r->big);
-    if (op->result == -ENOENT)
-        op->result = damaged(r);
 }
 
 static void read_more(struct read_state *r, int64_t need);
@@ -292,6 +314,8 @@ static void open_segment(struct aio_op *op)
     struct read_state *r = (struct read_state *)op;
 
     op->result = segment_open(r->segment, &r->file);
+    if (op->result != 0)
+        r->file = NULL;
 }
 
 static void segment_opened(struct aio_op *op)
@@ -302,7 +326,6 @@ static void segment_opened(struct aio_op *op)
         read_more(r, r->need);
         return;
     }
-    r->file = NULL;
     log_error("cannot open %s: %s", r->segment->path, strerror((int)-op->result));
     finish(r, op->result);
 }
@@ -333,31 +356,12 @@ static void read_more(struct read_state *r, int64_t need)
     aio_read(r->get->port->aio, &r->op);
 }
 
-/* Leaves the quick path: `fast` lies on the stack. The segment and its file are referenced. False: no
- * memory, the status is set. */
-static bool go_slow(const struct read_state *fast, int64_t need)
+/* The record was read, but into scratch memory: the job reads the numbers from get->rec, and the
+ * slices are brought to safety by a copy. */
+static void open_big_soon(struct read_state *r)
 {
-    struct store_get *get = fast->get;
-    struct read_state *r = malloc(sizeof(*r));
+    struct store_get *get = r->get;
 
-    if (r == NULL) {
-        if (fast->file != NULL)
-            segment_file_unref(fast->file);
-        segment_unref(fast->segment);
-        get->status = STORE_NO_MEMORY;
-        return false;
-    }
-    *r = *fast;
-    r->memory = NULL;
-    r->big = NULL;
-    get->cold = true;
-    get->port->pending++;
-    if (!r->wants_big) {
-        read_more(r, need);
-        return true;
-    }
-    /* The record was read, but into scratch memory: the job reads the numbers from get->rec, and
-     * the slices are brought to safety by a copy. */
     r->memory = malloc(sizeof(*r->memory) + get->rec.key.len + get->rec.attrs.len);
     r->op = (struct aio_op){.done = big_opened, .work = open_big};
     if (r->memory != NULL) {
@@ -373,7 +377,36 @@ static bool go_slow(const struct read_state *fast, int64_t need)
         get->rec.key = get->rec.attrs = slice_of(NULL, 0);
     }
     aio_submit_job(get->port->aio, &r->op);
-    return true;
+}
+
+static void warm_index(struct aio_op *op)
+{
+    struct read_state *r = (struct read_state *)op;
+
+    index_cold_read(&r->ls->index_cold, r->ls->index, r->get->key);
+}
+
+static void index_warmed(struct aio_op *op)
+{
+    struct read_state *r = (struct read_state *)op;
+
+    r->warmed = true;
+    look_again(r);
+}
+
+/* Goes on with what attempt() has said. */
+static void go_on(struct read_state *r, int64_t rc)
+{
+    if (rc <= 0) {
+        finish(r, rc);
+    } else if (rc == NEED_INDEX) {
+        r->op = (struct aio_op){.done = index_warmed, .work = warm_index};
+        aio_submit_job(r->get->port->aio, &r->op);
+    } else if (r->wants_big) {
+        open_big_soon(r);
+    } else {
+        read_more(r, rc);
+    }
 }
 
 /* ---- the quick path ---- */
@@ -418,18 +451,29 @@ static int64_t read_now(struct read_state *r, char *scratch, int64_t now_ms)
     return need;
 }
 
-/* Finds the key's entry and its segment. 0 or -errno. */
+/* Finds the key's entry and its segment. 0, NEED_INDEX or -errno. */
 static int64_t find(struct read_state *r, struct logstore_port *p, int64_t now_ms)
 {
     struct logstore *ls = r->ls;
     struct store_get *get = r->get;
     uint64_t visible = atomic_load_explicit(&ls->marks.visible_seq, memory_order_acquire);
-    int rc = keyspace_find(ls, p->reader, hash_slice(get->key), get->key, visible, &r->entry);
+    int rc;
 
-    if (rc != 0)
-        return rc;
+    if (!keyspace_find_new(ls, hash_slice(get->key), get->key, visible, &r->entry)) {
+        if (!r->warmed && index_cold_is(&ls->index_cold))
+            return NEED_INDEX;
+        rc = index_find(p->reader, get->key, &r->entry);
+        if (rc != 0)
+            return rc;
+    }
     if (!keyspace_is_live(ls, &r->entry, now_ms, &get->expired))
         return -ENOENT;
+    if (r->lost_file != 0 && r->entry.big_bytes > 0 && r->entry.big_file == r->lost_file) {
+        log_error("the file of a big value, number %016" PRIx64 ", is missing in %s", r->lost_file,
+                  ls->dir);
+        atomic_fetch_add(&ls->damaged_reads, 1);
+        return -EUCLEAN;
+    }
     r->segment =
         segment_find(atomic_load_explicit(&ls->segments, memory_order_acquire), r->entry.segment);
     if (r->segment == NULL) {
@@ -441,43 +485,77 @@ static int64_t find(struct read_state *r, struct logstore_port *p, int64_t now_m
     return 0;
 }
 
+/* Looks the key up and reads what can be had at once. 0: the result is there; > 0: so many bytes of
+ * the record must be waited for, its segment and file are referenced; NEED_INDEX; -errno. */
+static int64_t attempt(struct read_state *r)
+{
+    struct logstore *ls = r->ls;
+    struct logstore_port *p = (struct logstore_port *)r->get->port;
+    int64_t now_ms = keyspace_now_ms(ls);
+    int64_t rc;
+
+    r->wants_big = false;
+    r->segment = NULL;
+    r->file = NULL;
+    grace_enter(&ls->grace, &p->grace);
+    rc = find(r, p, now_ms);
+    if (rc == 0)
+        rc = read_now(r, p->scratch, now_ms);
+    if (rc > 0 && rc != NEED_INDEX) {
+        segment_ref(r->segment);
+        if (r->file != NULL)
+            segment_file_ref(r->file);
+    } else {
+        r->segment = NULL;
+        r->file = NULL;
+    }
+    grace_leave(&p->grace);
+    return rc;
+}
+
+static void look_again(struct read_state *r)
+{
+    let_go(r);
+    go_on(r, attempt(r));
+}
+
 bool reader_get(struct store_port *port, struct store_get *get)
 {
     struct logstore_port *p = (struct logstore_port *)port;
     struct logstore *ls = logstore_of(port->store);
-    int64_t now_ms = keyspace_now_ms(ls);
-    struct read_state r;
+    struct read_state fast; /* set field by field: most of it is for reads that wait */
+    struct read_state *r;
     int64_t rc = 0;
 
     get->port = port;
     get->hold = NULL;
     get->file_fd = -1;
     get->cold = get->expired = false;
-    r.ls = ls;
-    r.get = get;
-    r.wants_big = false;
+    fast.ls = ls;
+    fast.get = get;
+    fast.memory = NULL;
+    fast.warmed = false;
+    fast.lost_file = 0;
+    fast.entry.expires_ms = 0;
     if (p->reader == NULL)
         rc = atomic_load(&ls->state) == STORE_SERVING ? index_reader_open(ls->index, &p->reader)
                                                       : -EAGAIN;
-    if (rc != 0) {
-        r.entry.expires_ms = 0;
-        set_status(&r, rc);
+    if (rc == 0)
+        rc = attempt(&fast);
+    r = rc > 0 ? malloc(sizeof(*r)) : NULL;
+    if (rc > 0 && r == NULL) {
+        let_go(&fast);
+        rc = -ENOMEM;
+    }
+    if (rc <= 0) {
+        set_status(&fast, rc);
         return true;
     }
-    grace_enter(&ls->grace, &p->grace);
-    rc = find(&r, p, now_ms);
-    if (rc == 0)
-        rc = read_now(&r, p->scratch, now_ms);
-    if (rc > 0) {
-        segment_ref(r.segment);
-        if (r.file != NULL)
-            segment_file_ref(r.file);
-    }
-    grace_leave(&p->grace);
-    if (rc > 0)
-        return !go_slow(&r, rc);
-    set_status(&r, rc);
-    return true;
+    *r = fast;
+    get->cold = true;
+    get->port->pending++;
+    go_on(r, rc);
+    return false;
 }
 
 /* ---- with waiting ---- */
@@ -491,8 +569,8 @@ static int read_big(struct logstore *ls, struct record *out, char *room)
     int rc = big_open(ls, out->big_file, out->big_bytes, out->big_sum, &big);
 
     if (rc == -ENOENT) { /* the record is there, its value is not */
-        log_error("the file of a big value, number %016llx, is missing",
-                  (unsigned long long)out->big_file);
+        log_error("the file of a big value, number %016" PRIx64 ", is missing in %s", out->big_file,
+                  ls->dir);
         return -EUCLEAN;
     }
     if (rc != 0)

@@ -85,7 +85,7 @@ static int open_index(struct recovery *rc, bool fresh)
 {
     struct logstore *ls = rc->ls;
     char *path = directory_path(ls, "index");
-    unsigned readers = ls->config.reader_ports + LISTING_READERS + 4;
+    unsigned readers = ls->config.reader_ports + LISTING_READERS + INDEX_COLD_READERS + 4;
     int result = path == NULL ? -ENOMEM : 0;
 
     if (result == 0 && fresh)
