@@ -41,12 +41,12 @@ static int begin_reset(struct index_reader *reader)
 
 int index_reader_open(struct index *index, struct index_reader **out)
 {
-    struct index_reader *reader = calloc(1, sizeof(*reader));
+    struct index_reader *reader = aligned_alloc(_Alignof(struct index_reader), sizeof(*reader));
     int rc;
 
     if (reader == NULL)
         return -ENOMEM;
-    reader->index = index;
+    *reader = (struct index_reader){.index = index};
     pthread_mutex_lock(&index->readers_mutex);
     rc = atomic_load(&index->shut) ? MDB_PANIC : begin_reset(reader);
     if (rc == 0) {

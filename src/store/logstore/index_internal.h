@@ -37,7 +37,7 @@ struct index {
 };
 
 struct index_reader {
-    struct index *index;
+    _Alignas(64) struct index *index; /* no two readers in one line of the processor's cache */
     MDB_txn *txn; /* reset between calls; NULL: the environment could not be replaced */
     struct index_reader *next;
     _Atomic bool inside; /* a read is under way */
