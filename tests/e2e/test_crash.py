@@ -7,7 +7,6 @@ its timing).
 import os
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -29,14 +28,6 @@ def kill_in_stop(server, rng):
     server.kill()
 
 
-def check_directory(server):
-    """What a server that is down has left: every checksum, the index against the log, the counts.
-    Unfinished writes are no damage."""
-    done = subprocess.run([harness.TTCTL, "verify", server.data], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=10 * harness.WAIT_S)
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.parametrize("options, max_value, flush_every", [
     (["--sync", "always"], 20_000, 0),
     (["--sync", "always", "--segment-size", "4m"], 900_000, 1000),
@@ -52,7 +43,7 @@ def test_acknowledged_writes_survive(new_server, options, max_value, flush_every
         in_stop = rng.random() < 0.3
         load.run(server, rng.randrange(20, 600),
                  (lambda: kill_in_stop(server, rng)) if in_stop else server.kill)
-        check_directory(server)
+        harness.check_directory(server.data)
         server.start()
         load.verify(server)
         assert " error " not in server.log(), server.log()
@@ -60,7 +51,7 @@ def test_acknowledged_writes_survive(new_server, options, max_value, flush_every
             server.kill()  # once more, before anything was written
         else:
             server.stop()
-        check_directory(server)
+        harness.check_directory(server.data)
     server.start()
     load.verify(server)
     # Torn tails are kept aside (cut-*); of uploads nothing may stay.

@@ -73,6 +73,8 @@ class PowerTest:
         """Builds the disk that the cut leaves, and looks at it with a server of its own."""
         root = self.path("cut")
         disk.after_crash(cut.seed, root)
+        if self.strict and (root / "data" / "STORE").exists():
+            harness.check_directory(root / "data", index_may_be_lost=True)
         server = self.new_server(*self.options, data=root / "data").start()
         known = dict(self.load.known)
         self.check(server, cut)
@@ -85,6 +87,7 @@ class PowerTest:
             with server.connect() as c:
                 assert harness.mc_get(c, "after") is not None
         server.stop()
+        harness.check_directory(root / "data")
         self.load.known = known
         shutil.rmtree(root)
 
