@@ -418,6 +418,8 @@ const struct command command_table[] = {
     {"ping", "", 0, 0, "see whether the server lives, and how fast it answers", run_ping, NULL},
     {"log", "DIR", 0, 0, "print the records of a data directory", run_log, log_more},
     {"verify", "DIR", 0, 0, "check all of a stopped server's data", run_verify, verify_more},
+    {"repair", "DIR --to NEWDIR", 0, 0, "copy what is good of a damaged data directory", run_repair,
+     repair_more},
     {"doctor", "[DIR]", 0, 0, "see whether this machine suits a server", run_doctor, doctor_more},
     {NULL, NULL, 0, 0, NULL, NULL, NULL},
 };

@@ -71,6 +71,8 @@ int command_arguments(const char *name, int argc, char *const argv[],
 int run_log(struct ctl *ctl, int argc, char *const argv[]);
 int run_verify(struct ctl *ctl, int argc, char *const argv[]);
 int run_doctor(struct ctl *ctl, int argc, char *const argv[]);
+int run_repair(struct ctl *ctl, int argc, char *const argv[]);
+extern const char repair_more[];
 extern const char log_more[];
 extern const char verify_more[];
 extern const char doctor_more[];

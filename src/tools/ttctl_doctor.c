@@ -27,10 +27,10 @@
 #include "tools/ttctl_commands.h"
 
 const char doctor_more[] =
-    "Looks at what a server depends on: the limit of open files, the kernel, the clock;\n"
-    "with DIR (a data directory, or where one shall be) also at its file system, the free\n"
-    "space, and how fast syncs are. The sync rate is measured for about a second with a\n"
-    "temporary file in DIR.\n\n"
+    "Looks at what a server depends on: the limit of open files, the kernel, the\n"
+    "clock; with DIR (a data directory, or where one shall be) also at its file\n"
+    "system, the free space, and how fast syncs are. The sync rate is measured for\n"
+    "about a second with a temporary file in DIR.\n\n"
     "Each line begins with ok, warn or bad. The exit status is 1 if one is bad.\n";
 
 enum verdict { OK, WARN, BAD };

@@ -12,9 +12,14 @@
  * So no second index is needed. Memory: some bytes a segment, and the keys of missing big values.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
@@ -24,12 +29,12 @@
 #include "tools/ttctl_show.h"
 
 const char verify_more[] =
-    "Reads all of a data directory: every checksum of the log and of big values, the\n"
-    "chain of segments, the numbers of records, the index against the log, its counts.\n"
-    "No server may run on it. Nothing is changed.\n\n"
-    "Prints what was found, and what is wrong with file and offset. The exit status is\n"
-    "1 when anything is wrong. \"unfinished\" and \"note\" lines are no damage: a start\n"
-    "puts those in order.\n";
+    "Reads all of a data directory: every checksum of the log and of big values,\n"
+    "the chain of segments, the numbers of records, the index against the log, its\n"
+    "counts. No server may run on it. Nothing is changed.\n\n"
+    "Prints what was found, and what is wrong with file and offset. The exit status\n"
+    "is 1 when anything is wrong. Lines \"unfinished\" and \"note\" tell of no damage:\n"
+    "a start puts that in order.\n";
 
 /* Problems of one kind that are printed; all are counted. */
 #define SAY_MAX 100u
@@ -42,6 +47,7 @@ struct verify {
     bool has_meta;
     char *room; /* of the meta's vectors */
     int64_t now_ms;
+    struct index_counts counts;
     uint64_t problems;
     uint64_t unfinished;
     uint64_t by_kind[RECORD_MARKER + 1];
@@ -97,19 +103,64 @@ static void tell_record(struct verify *v, const struct walk_record *rec, const c
 
 /* ---- the index ---- */
 
-static void open_index(struct verify *v)
-{
-    char path[PATH_MAX];
-    const char *why = NULL;
-    int rc = snprintf(path, sizeof(path), "%s/index", v->w->dir) >= (int)sizeof(path)
-                 ? -ENAMETOOLONG
-                 : index_open_read_only(path, &v->index, &why);
+/* What the child process that reads the index has found. */
+struct probe {
+    int rc;
+    uint64_t problems;
+    struct index_counts counts;
+    char why[256]; /* with rc != 0 */
+};
 
-    v->room = malloc(INDEX_VECTORS_MAX);
-    if (rc == -ENOENT) {
-        printf("note: %s: there is no index, the next start makes it\n", path);
+/* In the child. */
+static void probe_index(struct verify *v, const char *path, struct probe *out)
+{
+    struct index *index = NULL;
+    const char *why = NULL;
+
+    out->rc = index_open_read_only(path, &index, &why);
+    if (out->rc == 0)
+        out->rc = index_check(index, &out->counts, on_index_text, v);
+    out->problems = v->problems;
+    snprintf(out->why, sizeof(out->why), "%s", why != NULL ? why : strerror(-out->rc));
+    fflush(stdout);
+}
+
+/* Reads all of the index in a process of its own: LMDB believes its pages, and where they make no
+ * sense it may end the process that looks at them. */
+static void probe_apart(struct verify *v, const char *path, struct probe *out)
+{
+    static const int deaths[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT};
+    int ends[2];
+    pid_t child;
+
+    *out = (struct probe){.rc = -EUCLEAN, .why = "whoever reads it crashes"};
+    fflush(stdout);
+    if (pipe2(ends, O_CLOEXEC) != 0 || (child = fork()) == -1) {
+        out->rc = -errno;
+        snprintf(out->why, sizeof(out->why), "no process for it: %s", strerror(errno));
         return;
     }
+    if (child == 0) {
+        prctl(PR_SET_DUMPABLE, 0);
+        for (size_t i = 0; i < sizeof(deaths) / sizeof(deaths[0]); i++)
+            signal(deaths[i], SIG_DFL);
+        probe_index(v, path, out);
+        _exit(write(ends[1], out, sizeof(*out)) == (ssize_t)sizeof(*out) ? 0 : 1);
+    }
+    close(ends[1]);
+    if (read(ends[0], out, sizeof(*out)) != (ssize_t)sizeof(*out))
+        *out = (struct probe){.rc = -EUCLEAN, .why = "whoever reads it crashes"};
+    close(ends[0]);
+    while (waitpid(child, NULL, 0) == -1 && errno == EINTR)
+        continue;
+}
+
+/* The position, and a reader. 0 or -errno with *why. */
+static int begin_reading(struct verify *v, const char *path, const char **why)
+{
+    int rc = index_open_read_only(path, &v->index, why);
+
+    v->room = malloc(INDEX_VECTORS_MAX);
     if (rc == 0)
         rc = v->room == NULL ? -ENOMEM : index_read_meta(v->index, &v->meta, v->room);
     v->has_meta = rc == 0;
@@ -120,10 +171,32 @@ static void open_index(struct verify *v)
     if (rc == 0 && v->has_meta &&
         memcmp(v->meta.store_uuid, v->w->id.uuid, sizeof(v->meta.store_uuid)) != 0) {
         rc = -EUCLEAN;
-        why = "it belongs to another store";
+        *why = "it belongs to another store";
     }
+    return rc == 0 ? index_reader_open(v->index, &v->reader) : rc;
+}
+
+static void open_index(struct verify *v)
+{
+    char path[PATH_MAX];
+    const char *why = NULL;
+    struct probe probe;
+    int rc;
+
+    if (snprintf(path, sizeof(path), "%s/index", v->w->dir) >= (int)sizeof(path))
+        return;
+    probe_apart(v, path, &probe);
+    if (probe.rc == -ENOENT) {
+        printf("note: %s: there is no index, the next start makes it\n", path);
+        return;
+    }
+    v->problems = probe.problems;
+    v->counts = probe.counts;
+    rc = probe.rc;
     if (rc == 0)
-        rc = index_reader_open(v->index, &v->reader);
+        rc = begin_reading(v, path, &why);
+    else
+        why = probe.why;
     if (rc == 0)
         return;
     v->problems++;
@@ -469,22 +542,17 @@ static int find_bad_rows(struct verify *v)
     return rc;
 }
 
-static int check_index(struct verify *v, struct index_counts *counts)
+/* As many rows as the log's records were named by, or some name none. */
+static int check_rows(struct verify *v)
 {
-    int rc = index_check(v->index, counts, on_index_text, v);
-
-    if (rc == 0 && (counts->rows != v->rows_named || counts->touches != v->touches_named))
-        rc = find_bad_rows(v);
-    if (rc == -EUCLEAN) {
-        on_index_text("its pages make no sense: it cannot be read", v);
-        rc = 0;
-    }
-    return rc;
+    if (v->counts.rows == v->rows_named && v->counts.touches == v->touches_named)
+        return 0;
+    return find_bad_rows(v);
 }
 
 /* ---- the whole ---- */
 
-static void print_summary(const struct verify *v, const struct index_counts *counts)
+static void print_summary(const struct verify *v)
 {
     printf("segments: %zu, records: %" PRIu64 " (", v->w->count, v->records);
     for (int kind = RECORD_PUT; kind <= RECORD_MARKER; kind++)
@@ -495,14 +563,13 @@ static void print_summary(const struct verify *v, const struct index_counts *cou
     if (v->index != NULL && v->has_meta)
         printf("index: rows %" PRIu64 ", live %" PRIu64 ", up to record %" PRIu64 " of %" PRIu64
                "\n",
-               counts->rows, counts->live, v->meta.seq, v->w->state.seq);
+               v->counts.rows, v->counts.live, v->meta.seq, v->w->state.seq);
     printf("last stop: %s\n", v->w->state.clean ? "clean" : "not clean");
     printf("problems: %" PRIu64 "\n", v->problems);
 }
 
 static int verify_steps(struct verify *v)
 {
-    struct index_counts counts = {0};
     int rc;
 
     open_index(v);
@@ -514,10 +581,10 @@ static int verify_steps(struct verify *v)
         rc = walk_big_files(v->w, check_orphan, v);
     }
     if (rc == 0 && v->index != NULL)
-        rc = check_index(v, &counts);
+        rc = check_rows(v);
     if (rc != 0)
         return command_fail("cannot verify %s: %s", v->w->dir, strerror(-rc));
-    print_summary(v, &counts);
+    print_summary(v);
     return CTL_OK;
 }
 

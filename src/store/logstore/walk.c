@@ -437,17 +437,11 @@ static void take_compacted_end(struct walk *w, struct walk_segment *s)
 static void check_chain(struct walk *w)
 {
     struct walk_segment *before = NULL;
-    uint32_t highest = 0;
+    const struct walk_segment *newest;
 
-    for (size_t i = 0; i < w->count; i++) {
-        struct walk_segment *s = &w->segments[i];
-
-        if (!s->ignored && s->has_header && s->header.compacted)
-            take_compacted_end(w, s);
-        /* The newest segment counts also when it cannot be read: that was told already. */
-        if (s->number > highest && !(s->has_header && s->header.compacted))
-            highest = s->number;
-    }
+    for (size_t i = 0; i < w->count; i++)
+        if (!w->segments[i].ignored && w->segments[i].has_header && w->segments[i].header.compacted)
+            take_compacted_end(w, &w->segments[i]);
     for (size_t i = 0; i < w->count; i++) {
         struct walk_segment *s = &w->segments[i];
 
@@ -468,11 +462,14 @@ static void check_chain(struct walk *w)
                 s->last_seq = w->segments[k].header.previous_seq;
             }
     }
-    if (w->has_identity && highest < w->id.last_segment && w->options.lock != WALK_UNLOCKED)
+    /* It counts also when its header cannot be read: that was told already. */
+    newest = walk_find(w, w->id.last_segment);
+    if (w->has_identity && w->id.last_segment > 0 && w->options.lock != WALK_UNLOCKED &&
+        (newest == NULL || (newest->has_header && newest->header.compacted)))
         walk_tell(w, &(struct walk_finding){
                          .kind = WALK_DAMAGE,
                          .path = w->dir,
-                         .reason = "the newest segments are missing: STORE knows of more",
+                         .reason = "the newest segment that STORE knows is missing",
                      });
 }
 

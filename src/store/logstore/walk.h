@@ -74,7 +74,8 @@ struct walk_segment {
 /* What the walk has passed: as of the record that walk_next() gave last. */
 struct walk_state {
     uint64_t seq;
-    uint64_t clock; /* highest version seen */
+    uint64_t clock;      /* highest version seen */
+    struct stamp logged; /* of the newest record */
     struct stamp flush;
     struct stamp pending;
     int64_t pending_ms; /* 0: none */
@@ -109,9 +110,10 @@ struct walk {
     bool ended;
     int fd;
     uint64_t offset;
-    uint64_t expected;  /* seq of the next record; 0: any */
-    struct buf window;  /* bytes of the present segment ... */
-    uint64_t window_at; /* ... from here on */
+    uint64_t expected;         /* seq of the next record; 0: any */
+    uint64_t expected_outside; /* the same, behind the superseded segments in between */
+    struct buf window;         /* bytes of the present segment ... */
+    uint64_t window_at;        /* ... from here on */
 };
 
 /* Room for the reason of a failed walk_open(). */

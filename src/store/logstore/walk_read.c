@@ -444,11 +444,18 @@ static int enter(struct walk *w, struct walk_segment *s)
     w->window.len = 0;
     w->window_at = 0;
     w->offset = s->records_from;
-    if (!s->superseded && !s->gap_before && w->expected > 0 && s->first_seq > w->expected)
+    if (s->superseded) {
+        w->expected_outside = w->expected;
+        w->expected = s->first_seq;
+        return 0;
+    }
+    if (!s->gap_before && w->expected > 0 && s->first_seq > w->expected)
         tell_missing(w, s, w->expected, s->first_seq - 1);
-    w->expected = s->has_header ? s->first_seq : 0;
-    if (!s->superseded)
-        walk_state_enter(&w->state, s);
+    if (s->has_header)
+        w->expected = s->first_seq;
+    if (w->expected <= w->state.seq) /* numbers never go back, whatever a header says */
+        w->expected = w->state.seq + 1;
+    walk_state_enter(&w->state, s);
     return 0;
 }
 
@@ -460,7 +467,9 @@ static void finish(struct walk *w, const struct walk_segment *s)
     w->done_bytes += s->end;
     if (dense && s->last_seq != 0 && w->expected != 0 && w->expected <= s->last_seq)
         tell_missing(w, s, w->expected, s->last_seq);
-    if (s->last_seq != 0)
+    if (s->superseded)
+        w->expected = w->expected_outside;
+    else if (s->last_seq != 0)
         w->expected = s->last_seq + 1;
     leave(w);
 }
@@ -473,7 +482,8 @@ static bool fits(struct walk *w, const struct walk_segment *s, const struct reco
 
     if (w->expected != 0 && r->seq > w->expected && dense)
         tell_missing(w, s, w->expected, r->seq - 1);
-    if (r->seq >= w->expected && (s->last_seq == 0 || r->seq <= s->last_seq))
+    if (r->seq >= w->expected && (s->last_seq == 0 || r->seq <= s->last_seq) &&
+        (s->superseded || r->seq > w->state.seq))
         return true;
     f.reason = "a record stands here whose number does not belong here";
     f.first_seq = f.last_seq = r->seq;

@@ -66,6 +66,8 @@ void walk_state_enter(struct walk_state *state, const struct walk_segment *s)
 void walk_state_apply(struct walk_state *state, const struct record *r)
 {
     state->seq = r->seq;
+    if (r->kind != RECORD_MARKER)
+        state->logged = r->logged;
     fold(state, (int64_t)(r->logged.version >> 16));
     raise_clock(state, r->base.version);
     raise_clock(state, r->logged.version);
