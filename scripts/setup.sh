@@ -34,6 +34,7 @@ test   python3-pylibmc     python pylibmc
 test   python3-requests    python requests
 test   python3-pil         python PIL
 test   python3-xxhash      python xxhash
+test   python3-lmdb        python lmdb
 test   php-cli             command php
 test   php-memcached       php memcached
 test   php-memcache        php memcache
