@@ -13,25 +13,33 @@ import bisect
 import contextlib
 import random
 import socket
+import sys
 import threading
+import time
 
 import harness
 from harness import set_command
 
+sys.path.insert(0, str(harness.ROOT / "tools"))
+
+import read_store  # noqa: E402 (behind the line that says where it is)
 
 NOT_NUMERIC = b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
 
 
 class State:
-    """A record. The cas value is None until a `gets` has shown it."""
+    """A record. The cas value is None until a `gets` has shown it. expires: Unix seconds, 0 never;
+    it is far in the future."""
 
-    def __init__(self, value, flags):
+    def __init__(self, value, flags, expires=0):
         self.value = value
         self.flags = flags
+        self.expires = expires
         self.cas = None
 
     def __repr__(self):
-        return f"{len(self.value)} bytes {self.value[:30]!r} flags={self.flags} cas={self.cas}"
+        return f"{len(self.value)} bytes {self.value[:30]!r} flags={self.flags} cas={self.cas} " \
+               f"expires={self.expires}"
 
 
 class Write:
@@ -60,10 +68,11 @@ class Write:
 
 
 def same(state, found):
-    """found: what harness.mc_get() gives."""
+    """found: (value, flags, cas), or with the expiry behind, where that can be seen."""
     if state is None or found is None:
         return state is None and found is None
-    return (state.value, state.flags) == found[:2] and state.cas in (None, found[2])
+    return ((state.value, state.flags) == found[:2] and state.cas in (None, found[2]) and
+            state.expires == (found[3] if len(found) > 3 else state.expires))
 
 
 class Gate:
@@ -153,16 +162,25 @@ class Load:
             if client.failure:
                 raise client.failure
 
-    def check(self, server, place=0, acknowledged_only=False):
-        """What the store has after an end at that place must be what the clients know. Writes that
-        were answered may be missing too with acknowledged_only=False, as long as nothing is there
-        that came after them. Returns what is there, by client."""
-        shown = {}
-        with server.connect() as connection:
-            for name, client in self.clients.items():
-                shown[name] = client.check(connection, place, acknowledged_only)
+    def check(self, find, place=0, acknowledged=True):
+        """What is stored after an end at that place must be what the clients know; find(key) tells
+        what is. With acknowledged=False answered writes may be missing too, as long as nothing is
+        there that came after them. Returns the records that are there, by client."""
+        shown = {name: client.check(find, place, acknowledged)
+                 for name, client in self.clients.items()}
         self.check_order(shown)
         return {name: kept for name, (_, _, kept) in shown.items()}
+
+    def check_server(self, server, *end):
+        with server.connect() as connection:
+            return self.check(lambda key: harness.mc_get(connection, key), *end)
+
+    def check_files(self, directory, *end):
+        """The same by the log alone. Here touches are seen that changed nothing but the expiry:
+        what this returns is certain."""
+        records = {key: (value, flags, cas, expires_ms / 1000)
+                   for key, value, flags, expires_ms, _, cas in read_store.read(directory)}
+        return self.check(records.get, *end)
 
     def check_order(self, shown):
         """Over all clients: a write that is there was sent after the answer to another one, which
@@ -180,10 +198,6 @@ class Load:
     def go_on_from(self, shown):
         """Takes over what check() has returned as what is known."""
         self.known.update(shown)
-
-    def verify(self, server):
-        """After a kill: everything acknowledged is there."""
-        self.go_on_from(self.check(server, acknowledged_only=True))
 
 
 class Client(threading.Thread):
@@ -208,6 +222,9 @@ class Client(threading.Thread):
         if self.rng.random() < 0.3:
             return b"%d" % self.rng.randrange(10**12)
         return self.rng.randbytes(int(self.load.max_value ** self.rng.random()))
+
+    def expiry(self):
+        return self.rng.choice([0, int(time.time()) + self.rng.randrange(10**5, 10**6)])
 
     def run(self):
         try:
@@ -275,8 +292,8 @@ class Client(threading.Thread):
     # Each: (bytes, reply, whether it changes the record, its state then)
 
     def set(self, key, state):
-        new = State(self.value(), self.rng.randrange(2**32))
-        return set_command(key, new.value, new.flags), b"STORED\r\n", True, new
+        new = State(self.value(), self.rng.randrange(2**32), self.expiry())
+        return set_command(key, new.value, new.flags, new.expires), b"STORED\r\n", True, new
 
     def add(self, key, state):
         new = State(self.value(), 1)
@@ -292,7 +309,8 @@ class Client(threading.Thread):
         sent = set_command(key, piece, command=command)
         if state is None:
             return sent, b"NOT_STORED\r\n", False, None
-        return sent, b"STORED\r\n", True, State(whole(state.value, piece), state.flags)
+        new = State(whole(state.value, piece), state.flags, state.expires)
+        return sent, b"STORED\r\n", True, new
 
     def append(self, key, state):
         return self.grow(key, state, b"append", lambda old, piece: old + piece)
@@ -306,7 +324,7 @@ class Client(threading.Thread):
             return sent, b"NOT_FOUND\r\n", False, None
         if not (state.value.isdigit() and len(state.value) <= 18):
             return sent, NOT_NUMERIC, False, None
-        new = State(b"%d" % (int(state.value) + 7), state.flags)
+        new = State(b"%d" % (int(state.value) + 7), state.flags, state.expires)
         return sent, new.value + b"\r\n", True, new
 
     def cas(self, key, state):
@@ -320,8 +338,13 @@ class Client(threading.Thread):
         return sent, b"STORED\r\n", True, new
 
     def touch(self, key, state):
-        return (b"touch %s 100000\r\n" % key, b"TOUCHED\r\n" if state else b"NOT_FOUND\r\n",
-                False, None)
+        expires = self.expiry()
+        sent = b"touch %s %d\r\n" % (key, expires)
+        if state is None:
+            return sent, b"NOT_FOUND\r\n", False, None
+        new = State(state.value, state.flags, expires)
+        new.cas = state.cas
+        return sent, b"TOUCHED\r\n", True, new
 
     def end(self, key, state):
         """A touch that lets the record expire at once."""
@@ -352,23 +375,24 @@ class Client(threading.Thread):
         return b"gets %s\r\n" % key, check, False, None
 
     def was_seen(self, key, found, place):
-        """Called by other clients. Short values may be written more than once: they tell nothing."""
+        """Called by other clients. A short value may have been written more than once: it tells
+        nothing."""
         fitting = [write for write in list(self.writes)
                    if write.key == key and write.state and same(write.state, found)]
-        if len(fitting) == 1:
+        if fitting and len(found[0]) > 8:
             fitting[0].answered(place)
 
     # After the end
 
-    def check(self, connection, place, acknowledged_only):
+    def check(self, find, place, acknowledged):
         """Compares what is stored with what may be: (least, most number of writes that may be
         there, what is there)."""
         most = bisect.bisect_right([write.sent for write in self.writes], place)
         safe = [n + 1 for n, write in enumerate(self.writes)
                 if write.acked is not None and write.acked <= place]
-        least = max(safe, default=0) if acknowledged_only else 0
+        least = max(safe, default=0) if acknowledged else 0
         keys = set(self.known) | {write.key for write in self.writes[:most]} - {None}
-        found = {key: harness.mc_get(connection, key) for key in sorted(keys)}
+        found = {key: find(key) for key in sorted(keys)}
         expected = dict(self.known)
         for write in self.writes[:least]:
             write.apply(expected)
@@ -394,7 +418,7 @@ class Client(threading.Thread):
             write.apply(records)
         lines = [f"{self.name}: of {len(self.writes)} writes {least} must and {most} may be there"]
         for key in sorted(wrong):
-            was = found[key] and State(*found[key][:2])
+            was = found[key] and (State(*found[key][:2]), found[key][2:])
             lines.append(f"{key}: must be {records.get(key)}, is {was}")
             lines += [f"    {n}: {write}" for n, write in enumerate(self.writes)
                       if write.key in (key, None)][-8:]

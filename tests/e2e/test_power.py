@@ -31,6 +31,7 @@ class Cut:
     def __init__(self, event, seed):
         self.event = event
         self.seed = seed
+        self.found = None       # the records that a server has shown
 
 
 class PowerTest:
@@ -40,7 +41,7 @@ class PowerTest:
         self.options = options
         self.strict = strict    # everything acknowledged must be there
         self.rng = rng
-        self.load = Load(rng, 500_000, self.place, flush_every=400)
+        self.load = Load(rng, 900_000, self.place, flush_every=400)
         self.round = 0
         self.cut = None         # where the run before this one was cut
 
@@ -62,11 +63,12 @@ class PowerTest:
         server.start()
         if self.cut:
             self.check(server, self.cut)
-        self.load.run(server, self.rng.randrange(100, 600), server.stop)
+            self.load.go_on_from(self.cut.found)
+        self.load.run(server, int(50 * 60 ** self.rng.random()), server.stop)
         return powerloss.Journal(self.path("journal")).events, disk
 
     def check(self, server, cut):
-        self.load.go_on_from(self.load.check(server, cut.event.end, self.strict))
+        self.load.check_server(server, cut.event.end, self.strict)
         assert " error " not in server.log(), server.log()
 
     def open_disk(self, disk, cut):
@@ -76,7 +78,6 @@ class PowerTest:
         if self.strict and (root / "data" / "STORE").exists():
             harness.check_directory(root / "data", index_may_be_lost=True)
         server = self.new_server(*self.options, data=root / "data").start()
-        known = dict(self.load.known)
         self.check(server, cut)
         with server.connect() as c:
             c.ask(harness.set_command("after", b"x"), b"STORED\r\n")
@@ -88,7 +89,7 @@ class PowerTest:
                 assert harness.mc_get(c, "after") is not None
         server.stop()
         harness.check_directory(root / "data")
-        self.load.known = known
+        cut.found = self.load.check_files(root / "data", cut.event.end, self.strict)
         shutil.rmtree(root)
 
     def one_round(self):
