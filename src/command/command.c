@@ -98,18 +98,21 @@ static enum store_status join(struct store_write *w, const struct record *now, b
 {
     struct slice added = slice_of(w->value, w->value_len);
     struct slice present;
+    bool is_counter;
 
     _Static_assert(sizeof(w->scratch) >= NUM_TEXT_MAX, "a counter's text must fit");
     if (now == NULL)
         return STORE_NOT_STORED;
-    if (now->value.len != record_value_bytes(now))
-        return STORE_TOO_LARGE; /* it stayed in its file */
     present = command_shown_value(now, w->scratch);
-    if (present.len + added.len > w->argument[0])
+    is_counter = now->kind == RECORD_COUNTER;
+    if ((is_counter ? present.len : record_value_bytes(now)) + added.len > w->argument[0])
         return STORE_TOO_LARGE;
     keep_the_rest(now, out);
-    out->pieces[0] = value_first ? added : present;
-    out->pieces[1] = value_first ? present : added;
+    if (!is_counter) /* its value need not be at hand */
+        out->kind = CHANGE_EXTEND;
+    if (is_counter)
+        out->pieces[value_first ? 1 : 0] = present;
+    out->pieces[value_first ? 0 : 1] = added;
     return STORE_OK;
 }
 

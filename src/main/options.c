@@ -85,6 +85,11 @@ const struct option_spec option_table[] = {
      .shown = "two segments or 1 % of the disk, whichever is more, at most a tenth of it",
      .help = "room on the disk that is left for deletes and upkeep: writes that need more are "
              "refused while less is free; 0: none"},
+    {.name = "--spool-max", .argument = "SIZE", .group = GROUP_DATA,
+     .type = OPTION_SIZE, .field = FIELD(spool_max_bytes), .min = MIB, .max = UINT64_MAX,
+     .shown = "a tenth of the disk, at least four times the largest value",
+     .help = "most of the disk that values above 1 MiB may hold together while they arrive; beyond "
+             "it new ones are told to try again"},
     {.name = "-sid", .argument = "N", .group = GROUP_DATA,
      .type = OPTION_NUMBER, .field = FIELD(sid), .min = 0, .max = 65535, .preset = "0",
      .help = "this server's id in a group of servers; 0: alone"},

@@ -109,6 +109,7 @@ static int open_store(struct server *server)
         .segment_bytes = options->segment_bytes,
         .max_value_bytes = options->max_value_bytes,
         .reserve_bytes = options->reserve_bytes,
+        .spool_max_bytes = options->spool_max_bytes,
         .node = (uint16_t)options->sid,
         .reader_ports = server->app.threads,
         .pool = server->pool,

@@ -115,21 +115,28 @@ enum store_guard {
 
 /* What compute() wants done. */
 struct store_change {
-    enum { CHANGE_NONE, CHANGE_PUT, CHANGE_COUNTER } kind;
-    uint32_t flags;         /* CHANGE_PUT */
-    int64_t expires_ms;     /* CHANGE_PUT */
-    struct slice attrs;     /* CHANGE_PUT */
-    struct slice pieces[2]; /* CHANGE_PUT: the value is both, one behind the other */
-    int64_t delta;          /* CHANGE_COUNTER: added to this node's slot */
+    enum {
+        CHANGE_NONE,
+        CHANGE_PUT,    /* the value is both pieces, one behind the other */
+        CHANGE_EXTEND, /* the value is the present one between the pieces */
+        CHANGE_COUNTER,
+    } kind;
+    uint32_t flags;         /* of a put and an extension, as the next three */
+    int64_t expires_ms;
+    struct slice attrs;
+    struct slice pieces[2];
+    int64_t delta; /* CHANGE_COUNTER: added to this node's slot */
 };
 
+struct big_extend;
 struct store_write;
 
 /*
  * The pure step of STORE_UPDATE: from the newest state of the key (NULL: absent) to a change, and
  * the status the write completes with. Runs on the engine's thread, may run again for the same
  * write. It may keep a result in w->reply. The slices of `out` may point into `now`, into w->value,
- * or into w->scratch.
+ * or into w->scratch. A large value is not at hand: now->value is empty then, and
+ * record_value_bytes() says how long it is.
  */
 typedef enum store_status store_compute(struct store_write *w, const struct record *now,
                                         struct store_change *out);
@@ -173,6 +180,7 @@ struct store_write {
     uint32_t chain_count;
     bool in_delta;
     bool appended;
+    struct big_extend *extend; /* logstore's: the file of an update that is too large for the log */
 };
 
 /* Memory for a write with its key, attributes and value; the key and the attributes are copied in,
@@ -198,18 +206,19 @@ void store_write_free(struct store_write *w);
 
 struct store_spool;
 
-/* A write that carries a spool may be overtaken by later writes of the same port: wait for it where
- * order matters. */
+/* A write that carries a spool may be overtaken by later writes of the same port, an update of a
+ * big value by later writes of other keys: wait for it where order matters. */
 
 /* Begins a file for a value of `value_bytes` (UINT64_MAX: not known yet, up to the limit).
- * on_room() is called on the port's thread when a full spool has room again; on_end() once after
- * store_spool_finish(). 0 or -errno. */
+ * on_room() is called on the port's thread when a full spool has room again. 0; -ENOMEM: so much is
+ * under way that no more is begun, or no memory; -ENOSPC; -EROFS. */
 int store_spool_open(struct store_port *port, struct slice key, struct slice attrs,
                      uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
                      struct store_spool **out);
 
 /* Takes a copy of the bytes and writes them in the background. 0; -ENOSPC, -EIO... as soon as an
- * earlier piece is known to have failed; -ENOMEM. */
+ * earlier piece is known to have failed; -ENOMEM, also when all that is under way holds too much
+ * and this is not the oldest. Abandon it then. */
 int store_spool_add(struct store_spool *spool, struct slice bytes);
 
 /* True: wait for on_room() before adding more. */
@@ -290,6 +299,9 @@ struct store_config {
     uint64_t max_value_bytes;
     /* bytes of the disk that puts must leave free; 0: none; STORE_RESERVE_DEFAULT */
     uint64_t reserve_bytes;
+    /* most that big values may hold of the disk before they are stored; 0: a tenth of it, at least
+     * four times the largest value */
+    uint64_t spool_max_bytes;
     uint16_t node;         /* -sid; 0: not in a group */
     unsigned reader_ports; /* how many ports will be opened at most */
     /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */

@@ -503,6 +503,7 @@ void store_write_submit(struct store_write *w)
 static enum store_status fake_update(struct store_write *w, struct fake_record *r)
 {
     struct store_change change = {.kind = CHANGE_NONE};
+    struct buf front = {0};
     struct record now;
     enum store_status status;
 
@@ -511,9 +512,15 @@ static enum store_status fake_update(struct store_write *w, struct fake_record *
     status = w->compute(w, r != NULL ? &now : NULL, &change);
     if (status != STORE_OK)
         return status;
-    if (change.kind == CHANGE_PUT) {
+    if (change.kind == CHANGE_EXTEND) {
+        assert_int_equal(buf_add_slice(&front, change.pieces[0]), 0);
+        assert_int_equal(buf_add_slice(&front, now.value), 0);
+        change.pieces[0] = buf_slice(&front);
+    }
+    if (change.kind == CHANGE_PUT || change.kind == CHANGE_EXTEND) {
         r = fake_make(w->key);
         fake_put(r, change.pieces[0], change.pieces[1]);
+        buf_free(&front);
         fake_set_attrs(r, change.attrs);
     } else if (r != NULL) {
         r->slot += change.delta;

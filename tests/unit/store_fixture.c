@@ -228,12 +228,11 @@ enum store_status add_plus(struct store_write *w, const struct record *now,
 {
     if (now == NULL)
         return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
+    out->kind = CHANGE_EXTEND;
     out->flags = now->flags;
     out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
     out->pieces[1] = slice_str("+");
-    w->reply = now->value.len;
+    w->reply = record_value_bytes(now);
     return STORE_OK;
 }
 

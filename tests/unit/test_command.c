@@ -206,20 +206,25 @@ static void nothing_is_made_of_an_absent_key(void **state)
     assert_int_equal(change.kind, CHANGE_NONE);
 }
 
-static void a_value_that_stayed_in_its_file_is_neither_number_nor_joined(void **state)
+static void a_value_that_stayed_in_its_file_is_no_number_and_is_joined_there(void **state)
 {
     struct record now = record_of("", 0, 0, 0);
-    struct store_write w = {.argument = {UINT64_MAX}};
+    char value[] = "xyz";
+    struct store_write w = {.argument = {1 << 21}, .value = value, .value_len = 3};
     struct store_change change = {.kind = CHANGE_NONE};
 
     (void)state;
-    now.big_bytes = 2;
+    now.big_bytes = (1 << 21) - 2;
     assert_int_equal(command_incr(&w, &now, &change), STORE_BAD_VALUE);
     assert_int_equal(command_append(&w, &now, &change), STORE_TOO_LARGE);
     assert_int_equal(change.kind, CHANGE_NONE);
-    now.value = slice_str("ab"); /* brought into memory for us */
+    now.big_bytes--;
     assert_int_equal(command_append(&w, &now, &change), STORE_OK);
-    assert_true(slice_is(change.pieces[0], "ab"));
+    assert_int_equal(change.kind, CHANGE_EXTEND);
+    assert_int_equal(change.pieces[0].len, 0);
+    assert_true(slice_is(change.pieces[1], "xyz"));
+    assert_int_equal(command_prepend(&w, &now, &change), STORE_OK);
+    assert_true(slice_is(change.pieces[0], "xyz"));
 }
 
 /* What append or prepend makes of a record; NULL: refused as too large. */
@@ -229,6 +234,7 @@ static void check_join(store_compute *compute, const struct record *now, const c
     char value[64];
     struct store_write w = {.argument = {most}, .value = value, .value_len = strlen(added)};
     struct store_change change = {.kind = CHANGE_NONE};
+    struct slice middle = slice_str("");
     enum store_status status;
     char joined[128];
     int n;
@@ -241,12 +247,16 @@ static void check_join(store_compute *compute, const struct record *now, const c
         return;
     }
     assert_int_equal(status, STORE_OK);
-    assert_int_equal(change.kind, CHANGE_PUT);
+    /* A counter shows another text than is stored: that is put in its place. */
+    assert_int_equal(change.kind, now->kind == RECORD_COUNTER ? CHANGE_PUT : CHANGE_EXTEND);
+    if (change.kind == CHANGE_EXTEND)
+        middle = now->value;
     assert_int_equal(change.flags, 77);
     assert_int_equal(change.expires_ms, now->expires_ms);
     assert_true(slice_equal(change.attrs, now->attrs));
-    n = snprintf(joined, sizeof(joined), "%.*s%.*s", (int)change.pieces[0].len,
-                 change.pieces[0].ptr, (int)change.pieces[1].len, change.pieces[1].ptr);
+    n = snprintf(joined, sizeof(joined), "%.*s%.*s%.*s", (int)change.pieces[0].len,
+                 change.pieces[0].ptr, (int)middle.len, middle.ptr, (int)change.pieces[1].len,
+                 change.pieces[1].ptr);
     assert_true(slice_is(slice_of(joined, (size_t)n), expected));
 }
 
@@ -295,7 +305,7 @@ int main(void)
         cmocka_unit_test(incr_adds_and_wraps),
         cmocka_unit_test(decr_stops_at_zero),
         cmocka_unit_test(nothing_is_made_of_an_absent_key),
-        cmocka_unit_test(a_value_that_stayed_in_its_file_is_neither_number_nor_joined),
+        cmocka_unit_test(a_value_that_stayed_in_its_file_is_no_number_and_is_joined_there),
         cmocka_unit_test(append_and_prepend_keep_the_rest),
         cmocka_unit_test(a_new_value_drops_the_cas_that_a_client_chose),
     };

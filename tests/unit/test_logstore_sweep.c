@@ -271,9 +271,8 @@ static enum store_status append_one(struct store_write *w, const struct record *
 {
     if (now == NULL)
         return STORE_NOT_STORED;
-    out->kind = CHANGE_PUT;
+    out->kind = CHANGE_EXTEND;
     out->expires_ms = now->expires_ms;
-    out->pieces[0] = now->value;
     out->pieces[1] = slice_of(w->key.ptr, 1);
     return STORE_OK;
 }

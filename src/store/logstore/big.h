@@ -32,6 +32,8 @@
 #include "store/record.h"
 
 struct logstore;
+struct big_draft;
+struct big_extend;
 struct big_file;
 struct big_gone;
 struct store_port;
@@ -48,8 +50,10 @@ struct big {
     /* by number: files that this process wrote or checked, and those whose names it has removed */
     uint64_t verified[BIG_REMEMBERED];
     uint64_t removed[BIG_REMEMBERED];
-    struct store_spool *spools; /* under way */
-    unsigned spool_count;
+    struct big_draft *drafts; /* files in the making */
+    unsigned draft_count;
+    uint64_t draft_bytes;
+    struct big_extend *extends; /* the writer's: updates under way */
     int64_t complained_ms; /* monotonic, of the last message about a file that cannot be made */
     uint64_t next_number;
 
@@ -76,7 +80,10 @@ void big_fini(struct logstore *ls);
 /* Lines "name value\n". 0 or -ENOMEM. */
 int big_stat(struct logstore *ls, struct buf *out);
 
-/* ---- big_spool.c: files in the making ---- */
+/* Most that files in the making may hold together. */
+uint64_t big_spool_cap(const struct logstore *ls);
+
+/* ---- big_spool.c: values as they arrive ---- */
 
 int big_spool_open(struct store_port *port, struct slice key, struct slice attrs,
                    uint64_t value_bytes, void (*on_room)(void *arg), void *arg,
@@ -88,9 +95,28 @@ void big_finish_write(struct logstore *ls, struct store_write *w);
  * remove the file. */
 void big_spool_describe(const struct store_spool *spool, struct record *r);
 void big_spool_end(struct store_spool *spool, bool keep);
-/* Writes a whole value into a file of its own, in the calling thread. 0 or -errno. */
-int big_write_now(struct logstore *ls, struct slice key, struct slice attrs,
-                  const struct slice pieces[2], struct record *r);
+
+/* ---- big_extend.c: updates whose result is a big value; writer only ---- */
+
+/* Begins the file of a value that is made of parts[0], the value of `now` (with copies_now: it has
+ * a file of its own), parts[1] and parts[2]; attrs: of its record. `now` NULL: there is none. What
+ * does not lie in the write is copied. The write comes back to the writer, with w->extend, when the
+ * file is there; until big_extend_release() the key is the write's. 0; -ENOMEM, -ENOSPC: nothing
+ * has happened. */
+int big_extend_start(struct logstore *ls, struct store_write *w, const struct record *now,
+                     bool copies_now, struct slice attrs, const struct slice parts[3]);
+/* False: the present record is not the one that was extended. */
+bool big_extend_is_for(const struct big_extend *x, const struct record *now);
+/* The file's fields for the record. 0, or how the making has failed: -errno, logged. */
+int big_extend_describe(const struct big_extend *x, struct record *r);
+void big_extend_set_used(struct big_extend *x);
+/* True: the key is another write's, and this one waits behind it. */
+bool big_extend_wait(struct logstore *ls, struct store_write *w);
+/* The write was decided: those that waited come before `next`. Returns the first of all. */
+struct store_write *big_extend_release(struct logstore *ls, struct big_extend *x,
+                                       struct store_write *next);
+/* keep: the record that uses the file is in the log. */
+void big_extend_end(struct big_extend *x, bool keep);
 
 /* ---- big_file.c: reading ---- */
 

@@ -338,18 +338,22 @@ void big_has_gone(struct logstore *ls, uint64_t number, uint64_t bytes)
 int big_stat(struct logstore *ls, struct buf *out)
 {
     struct big *big = &ls->big;
-    unsigned spools;
+    unsigned drafts;
+    uint64_t draft_bytes;
 
     pthread_mutex_lock(&big->mutex);
-    spools = big->spool_count;
+    drafts = big->draft_count;
+    draft_bytes = big->draft_bytes;
     pthread_mutex_unlock(&big->mutex);
     return buf_printf(out,
                       "big_files %" PRIu64 "\nbig_bytes %" PRIu64 "\nbig_overwritten_files %" PRIu64
-                      "\nbig_overwritten_bytes %" PRIu64 "\nspools %u\npinned_bytes %" PRIu64
+                      "\nbig_overwritten_bytes %" PRIu64 "\nspools %u\nspooled_bytes %" PRIu64
+                      "\nspool_max_bytes %" PRIu64 "\npinned_bytes %" PRIu64
                       "\npinned_files_revoked %" PRIu64 "\n",
                       atomic_load(&big->files), atomic_load(&big->bytes),
-                      atomic_load(&big->gone_files), atomic_load(&big->gone_bytes), spools,
-                      atomic_load(&ls->pins.bytes), atomic_load(&ls->pins.revoked));
+                      atomic_load(&big->gone_files), atomic_load(&big->gone_bytes), drafts,
+                      draft_bytes, big_spool_cap(ls), atomic_load(&ls->pins.bytes),
+                      atomic_load(&ls->pins.revoked));
 }
 
 /* ---- start and end ---- */

@@ -232,7 +232,7 @@ void big_end(struct logstore *ls)
 
     pthread_mutex_lock(&ls->big.mutex);
     ls->big.ended = true;
-    while (ls->big.removing)
+    while (ls->big.removing || ls->big.draft_count > 0)
         pthread_cond_wait(&ls->big.idle, &ls->big.mutex);
     pthread_mutex_unlock(&ls->big.mutex);
     while (clock_mono_ms() < until && remove_one(ls))

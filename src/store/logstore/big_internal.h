@@ -40,4 +40,47 @@ void big_has_gone(struct logstore *ls, uint64_t number, uint64_t bytes);
 /* At the end: what waits to be removed is forgotten, and found again at the next start. */
 void big_forget_gone(struct logstore *ls);
 
+/* ---- big_draft.c: files in the making ---- */
+
+struct big_draft {
+    struct logstore *ls;
+    struct big_draft *next; /* big.drafts */
+    struct big_draft **at;
+    void (*release)(struct big_draft *d); /* frees what it is a part of; set by the owner */
+    uint64_t number;
+    int fd;        /* -1: the file has not been made yet */
+    bool named;    /* it has left tmp/ */
+    bool complete; /* it does not grow any more; under the mutex */
+    uint64_t value_offset;
+    uint64_t written;        /* bytes of the value */
+    uint64_t charged;        /* counted against the bound */
+    struct hash_stream *sum; /* of key, attributes and value */
+    struct aio_op drop;
+};
+
+/* Begins a draft of a value of `announced` bytes (0: not known). `d` is zero. Never waits. 0;
+ * -ENOMEM: too many are under way, they hold too much, or no memory; -ENOSPC. After a failure there
+ * is nothing to end. */
+int big_draft_begin(struct big_draft *d, struct logstore *ls, struct slice key, struct slice attrs,
+                    uint64_t announced);
+
+/* So many bytes are about to be added. Never waits. 0, or -ENOMEM and -ENOSPC as above. */
+int big_draft_charge(struct big_draft *d, uint64_t bytes);
+
+/* Appends to the file, which is made first if there is none. 0 or -errno, logged now and then. */
+int big_draft_write(struct big_draft *d, const void *bytes, size_t len);
+
+/* The value is complete: others that have to wait for older ones need not wait for this one. */
+void big_draft_complete(struct big_draft *d);
+
+/* Writes the front, syncs and names the file. 0 or -errno, logged now and then. */
+int big_draft_settle(struct big_draft *d, struct slice key, struct slice attrs);
+
+/* The file's fields for the record. */
+void big_draft_describe(const struct big_draft *d, struct record *r);
+
+/* The end of the draft: a record names the file, or it is removed (in the background). release() is
+ * called sooner or later, on any thread, under big.mutex: it only frees. */
+void big_draft_end(struct big_draft *d, bool keep);
+
 #endif

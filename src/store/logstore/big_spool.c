@@ -47,8 +47,7 @@ struct store_spool {
 
 static void spool_release(struct big_draft *d)
 {
-    struct store_spool *s =
-        (struct store_spool *)((char *)d - offsetof(struct store_spool, draft));
+    struct store_spool *s = (struct store_spool *)((char *)d - offsetof(struct store_spool, draft));
 
     while (s->first != NULL) {
         struct spool_piece *next = s->first->next;

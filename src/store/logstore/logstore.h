@@ -394,6 +394,8 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
  * visible, and returns after it. Short: writes wait meanwhile. Any thread but the writer's and
  * those that it waits for; one call at a time. */
 void writer_call(struct logstore *ls, void (*run)(struct logstore *ls, void *arg), void *arg);
+/* What 0 or a negative errno means to the client. */
+enum store_status writer_status_of(int rc);
 /* Becomes read-only: writes are refused from now on. Said once: cannot `what` the file at `path`. */
 void writer_fail(struct logstore *ls, int error, const char *what, const char *path);
 

@@ -53,7 +53,11 @@ struct writer_state {
     int64_t smoothed_sync_us;
 };
 
-enum decision { DECIDED, BATCH_IS_FULL };
+enum decision {
+    DECIDED,
+    BATCH_IS_FULL,
+    SENT_AWAY, /* it comes back, or waits for one that does */
+};
 
 /* ---- taking over ---- */
 
@@ -153,9 +157,7 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
 
     *owned = NULL;
     if (!log_find_in_batch(ls, at, out))
-        rc = reader_load(ls, e, out, owned);
-    else if (out->big_bytes > 0)
-        rc = reader_load_value(ls, out, owned);
+        rc = reader_load_record(ls, e, out, owned);
     if (rc == 0 && e->has_touch) {
         /* The register's stamp lies in the touch record; its value is in the entry. */
         struct entry touch = {.segment = e->touch_segment, .offset = e->touch_offset};
@@ -166,7 +168,7 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
             rc = -ENOMEM;
         else if (!log_find_in_batch(ls, (struct place){e->touch_segment, e->touch_offset, 0},
                                     touched))
-            rc = reader_load(ls, &touch, touched, &memory);
+            rc = reader_load_record(ls, &touch, touched, &memory);
         if (rc == 0)
             out->touch = touched->touch;
         free(memory);
@@ -180,7 +182,7 @@ int writer_read_record(struct logstore *ls, const struct entry *e, struct record
     return rc;
 }
 
-static enum store_status status_of(int rc)
+enum store_status writer_status_of(int rc)
 {
     switch (rc) {
     case 0: return STORE_OK;
@@ -251,7 +253,7 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
         rc = make_room(ls, r->key.len + r->attrs.len + r->value.len);
     if (rc < 0) {
         free(owned);
-        w->status = status_of(rc);
+        w->status = writer_status_of(rc);
         return DECIDED;
     }
     if (rc == 1 || !log_add(ls, r, body_sum, owned, &at)) {
@@ -262,7 +264,7 @@ static enum decision append(struct logstore *ls, struct store_write *w, struct r
     r->key = w->key;
     r->attrs = r->value = slice_of(NULL, 0);
     rc = keyspace_apply(ls, r, at, w->hash, prev);
-    w->status = status_of(rc);
+    w->status = writer_status_of(rc);
     if (rc != 0) {
         log_take_out(ls, at);
         return DECIDED;
@@ -338,7 +340,7 @@ static enum decision do_flush(struct logstore *ls, struct writer_state *ws, stru
         return BATCH_IS_FULL;
     rc = make_room(ls, 0);
     if (rc != 0) {
-        w->status = status_of(rc);
+        w->status = writer_status_of(rc);
         return DECIDED;
     }
     record_begin(r, RECORD_FLUSH, slice_of(NULL, 0), keyspace_stamp(ls));
@@ -374,19 +376,19 @@ static bool slot_add(struct record *r, struct stamp stamp, int64_t delta)
 }
 
 /* Key, attributes and value as one piece of memory of the record's own. NULL: no memory. */
-static char *gather_body(struct record *r, const struct slice pieces[2])
+static char *gather_body(struct record *r, const struct slice pieces[3])
 {
-    size_t value_len = pieces[0].len + pieces[1].len;
+    size_t value_len = pieces[0].len + pieces[1].len + pieces[2].len;
     char *body = malloc(r->key.len + r->attrs.len + value_len + 1);
     struct record_layout layout = {.key_len = (uint32_t)r->key.len,
                                    .attrs_len = (uint32_t)r->attrs.len,
                                    .value_len = (uint32_t)value_len};
     char *p = body;
-    const struct slice parts[4] = {r->key, r->attrs, pieces[0], pieces[1]};
+    const struct slice parts[5] = {r->key, r->attrs, pieces[0], pieces[1], pieces[2]};
 
     if (body == NULL)
         return NULL;
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 5; i++) {
         if (parts[i].len > 0)
             memcpy(p, parts[i].ptr, parts[i].len);
         p += parts[i].len;
@@ -396,7 +398,7 @@ static char *gather_body(struct record *r, const struct slice pieces[2])
 }
 
 static enum decision append_change(struct logstore *ls, struct store_write *w, struct record *r,
-                                   const struct slice pieces[2], const struct entry *prev)
+                                   const struct slice pieces[3], const struct entry *prev)
 {
     char *body;
     uint64_t sum;
@@ -410,44 +412,72 @@ static enum decision append_change(struct logstore *ls, struct store_write *w, s
     return append(ls, w, r, sum, body, prev);
 }
 
-static enum decision change_put(struct logstore *ls, struct store_write *w,
-                                const struct store_change *change, const struct entry *prev)
+/* Too large for the log: the file is made elsewhere, and the write comes back with it. `parts` as
+ * big_extend_start() has them. */
+static enum decision change_big(struct logstore *ls, struct store_write *w,
+                                const struct store_change *change, const struct record *now,
+                                const struct slice parts[3], const struct entry *prev)
 {
-    static const struct slice nothing[2];
-    uint64_t len = (uint64_t)change->pieces[0].len + change->pieces[1].len;
+    static const struct slice nothing[3];
     struct record r;
+    enum decision decision = DECIDED;
     int rc;
 
-    if (len > ls->config.max_value_bytes) {
-        w->status = STORE_TOO_LARGE;
+    if (w->extend == NULL) {
+        bool copies = change->kind == CHANGE_EXTEND && now->big_bytes > 0;
+
+        rc = big_extend_start(ls, w, now, copies, change->attrs, parts);
+        w->status = writer_status_of(rc);
+        return rc == 0 ? SENT_AWAY : DECIDED;
+    }
+    if (!big_extend_is_for(w->extend, now)) {
+        w->status = STORE_NO_MEMORY; /* the write before this one was taken back: try again */
         return DECIDED;
     }
     record_begin(&r, RECORD_PUT, w->key, keyspace_stamp(ls));
     r.flags = change->flags;
     r.expires_ms = change->expires_ms;
     r.attrs = change->attrs;
-    if (len <= STORE_SPOOL_MIN)
-        return append_change(ls, w, &r, change->pieces, prev);
-    /* An empty batch takes the record for certain: the file is not written in vain. */
-    if (ls->log.piece_count > 0)
-        return BATCH_IS_FULL;
-    rc = space_check_put_now(ls, len);
-    if (rc == 0) {
-        rc = big_write_now(ls, w->key, change->attrs, change->pieces, &r);
-        space_failed(ls, rc);
-        space_took(ls, len);
+    rc = big_extend_describe(w->extend, &r);
+    w->status = writer_status_of(rc);
+    if (rc == 0)
+        decision = append_change(ls, w, &r, nothing, prev);
+    if (decision == DECIDED && w->appended)
+        big_extend_set_used(w->extend);
+    return decision;
+}
+
+/* A put or an extension. */
+static enum decision change_value(struct logstore *ls, struct store_write *w,
+                                  const struct store_change *change, const struct record *now,
+                                  const struct entry *prev)
+{
+    struct slice parts[3] = {change->pieces[0], {NULL, 0}, change->pieces[1]};
+    uint64_t len = (uint64_t)parts[0].len + parts[2].len;
+    struct record r;
+
+    if (change->kind == CHANGE_EXTEND) {
+        assert(now != NULL);
+        parts[1] = now->value;
+        len += record_value_bytes(now);
     }
-    if (rc != 0) {
-        w->status = status_of(rc);
+    if (len > ls->config.max_value_bytes) {
+        w->status = STORE_TOO_LARGE;
         return DECIDED;
     }
-    return append_change(ls, w, &r, nothing, prev);
+    if (len > STORE_SPOOL_MIN)
+        return change_big(ls, w, change, now, parts, prev);
+    record_begin(&r, RECORD_PUT, w->key, keyspace_stamp(ls));
+    r.flags = change->flags;
+    r.expires_ms = change->expires_ms;
+    r.attrs = change->attrs;
+    return append_change(ls, w, &r, parts, prev);
 }
 
 static enum decision change_counter(struct logstore *ls, struct store_write *w, struct record *now,
                                     int64_t delta, const struct entry *prev)
 {
-    const struct slice pieces[2] = {now->value, {NULL, 0}};
+    const struct slice pieces[3] = {now->value};
 
     now->kind = RECORD_COUNTER;
     now->logged = keyspace_stamp(ls);
@@ -468,14 +498,14 @@ static enum decision do_update(struct logstore *ls, struct store_write *w, const
     int rc = live ? writer_read_record(ls, prev, &now, &owned) : 0;
 
     if (rc != 0) {
-        w->status = status_of(rc);
+        w->status = writer_status_of(rc);
         return DECIDED;
     }
     w->status = w->compute(w, live ? &now : NULL, &change);
     if (live)
         w->cas = prev->cas;
-    if (w->status == STORE_OK && change.kind == CHANGE_PUT)
-        decision = change_put(ls, w, &change, prev);
+    if (w->status == STORE_OK && (change.kind == CHANGE_PUT || change.kind == CHANGE_EXTEND))
+        decision = change_value(ls, w, &change, live ? &now : NULL, prev);
     else if (w->status == STORE_OK && change.kind == CHANGE_COUNTER && live)
         decision = change_counter(ls, w, &now, change.delta, prev);
     free(owned);
@@ -523,13 +553,15 @@ static enum decision decide(struct logstore *ls, struct writer_state *ws, struct
     }
     if (ws->has_flush)
         return BATCH_IS_FULL;
+    if (ls->big.extends != NULL && big_extend_wait(ls, w))
+        return SENT_AWAY;
     if (w->op == STORE_FLUSH)
         return do_flush(ls, ws, w, now_ms);
     rc = find_newest(ls, w, &entry);
     if (rc == 0)
         prev = &entry;
     else if (rc != -ENOENT) {
-        w->status = status_of(rc);
+        w->status = writer_status_of(rc);
         return DECIDED;
     }
     live = prev != NULL && keyspace_is_live(ls, prev, now_ms, NULL);
@@ -605,7 +637,7 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
     bool written = rc == 0;
 
     if (!written) {
-        take_back(ls, ws, status_of(rc));
+        take_back(ls, ws, writer_status_of(rc));
     } else {
         if (wrote && ls->config.sync == STORE_SYNC_ALWAYS)
             rc = sync_batch(ls, ws);
@@ -627,6 +659,10 @@ static void finish_batch(struct logstore *ls, struct writer_state *ws)
             /* What the log names must stay, whatever was answered. */
             big_spool_end(w->spool, written && w->appended);
             w->spool = NULL;
+        }
+        if (w->extend != NULL) {
+            big_extend_end(w->extend, written && w->appended);
+            w->extend = NULL;
         }
     }
     /* A port may close as soon as it sees its answers, before it is woken: it waits for us. */
@@ -671,12 +707,18 @@ static struct store_write *run_batch(struct logstore *ls, struct writer_state *w
     lookahead_nodes(&ahead, LOOKAHEAD_NODE);
     while (w != NULL && ws->count < BATCH_WRITES) {
         struct store_write *next = w->next;
+        enum decision decision;
 
         lookahead_slots(&ahead, 1);
         lookahead_nodes(&ahead, 1);
-        if (decide(ls, ws, w) == BATCH_IS_FULL)
+        decision = decide(ls, ws, w);
+        if (decision == BATCH_IS_FULL)
             break;
-        ws->batch[ws->count++] = w;
+        if (decision == DECIDED) {
+            if (w->extend != NULL)
+                next = big_extend_release(ls, w->extend, next);
+            ws->batch[ws->count++] = w;
+        }
         w = next;
     }
     finish_batch(ls, ws);
