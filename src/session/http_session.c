@@ -108,6 +108,10 @@ static void dispatch(struct http_session *s, const struct http_request *r, size_
 
     if (status == 0)
         status = http_key_decode(r->path, s->worker->http->key, RECORD_KEY_MAX, &key);
+    if (status == 0 && slice_is(key, "-/record")) {
+        http_record_request(s, r, at_hand);
+        return;
+    }
     reserved = slice_starts(key, slice_of("-/", 2));
     /* Only a value that can be stored is worth reading. */
     if (status != 0 || reserved || !serving || r->verb != HTTP_VERB_PUT)

@@ -105,6 +105,8 @@ struct http_worker *http_worker_of(struct session_worker *worker);
 /* ---- http_value.c ---- */
 
 void http_value_get(struct http_session *s, struct slice key, const struct http_request *r);
+/* The same with a line of what the record has beside its value in front of it. */
+void http_value_get_record(struct http_session *s, struct slice key, const struct http_request *r);
 void http_value_free_spare(struct http_get *spare);
 
 /* ---- http_write.c ---- */
@@ -112,9 +114,23 @@ void http_value_free_spare(struct http_get *spare);
 /* Begins a PUT of which `at_hand` bytes of body (or more, if chunked) have come already. */
 void http_write_put(struct http_session *s, struct slice key, const struct http_request *r,
                     size_t at_hand);
+/* The same with fields that plain HTTP has no names for. */
+struct http_fields {
+    uint32_t flags;
+    int64_t expires_ms; /* Unix milliseconds, 0 = never */
+    struct slice attrs; /* an encoded list */
+    bool only_if_absent;
+};
+void http_write_fields(struct http_session *s, struct slice key, const struct http_request *r,
+                       size_t at_hand, const struct http_fields *fields);
 void http_write_delete(struct http_session *s, struct slice key);
 
 /* The next bytes of a PUT's body; returns how many are used. */
 size_t http_write_body(struct http_session *s, struct slice in);
+
+/* ---- http_record.c ---- */
+
+/* /-/record: the body of a PUT, of which `at_hand` bytes have come, is dealt with here. */
+void http_record_request(struct http_session *s, const struct http_request *r, size_t at_hand);
 
 #endif

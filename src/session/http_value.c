@@ -1,7 +1,7 @@
 /*
  * http_value.c - GET and HEAD of a value.
  *
- * Provides: http_value_get().
+ * Provides: http_value_get(), http_value_get_record().
  * Used by:  http_session.c.
  * Threads:  the connection's worker.
  *
@@ -9,6 +9,7 @@
  * into the output. A read that has to wait for the disk keeps all it needs in struct http_get,
  * since the input it came from goes away.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/buf.h"
@@ -29,6 +30,8 @@ struct http_get {
     int64_t since_s;         /* If-Modified-Since; -1: absent */
     struct buf text;         /* the key, and behind it none_match */
     size_t charged;          /* for a long text, taken from the budget */
+    bool as_record;          /* with a line of the record's fields in front of the value */
+    struct buf front;        /* that line */
 };
 
 static void get_free(struct http_get *g)
@@ -36,6 +39,7 @@ static void get_free(struct http_get *g)
     if (g->charged > 0)
         budget_give(g->budget, g->charged);
     buf_free(&g->text);
+    buf_free(&g->front);
     free(g);
 }
 
@@ -48,6 +52,7 @@ void http_value_free_spare(struct http_get *spare)
 /* Keeps the memory for the next read, if that is short of one. */
 static void get_give_back(struct http_get *g)
 {
+    buf_free(&g->front);
     if (g->http->spare != NULL || g->text.cap > SPARE_TEXT_MAX)
         get_free(g);
     else
@@ -177,14 +182,24 @@ static void send_head_only(struct http_session *s, struct http_get *g, const str
     store_get_release(&g->get);
 }
 
+/* The head, and what stands in front of the value; room for both. Returns the length. */
+static size_t put_head(char *room, const struct http_get *g, const struct http_reply *r)
+{
+    size_t len = http_reply_format(room, r);
+
+    if (g->front.len > 0)
+        memcpy(room + len, g->front.data, g->front.len);
+    return len + g->front.len;
+}
+
 /* Head and value in one piece. */
 static void send_copied(struct http_session *s, struct http_get *g, const struct http_reply *r,
                         struct slice shown)
 {
-    char *room = conn_room(s->conn, HTTP_REPLY_MAX + shown.len);
+    char *room = conn_room(s->conn, HTTP_REPLY_MAX + g->front.len + shown.len);
 
     if (room != NULL) {
-        size_t len = http_reply_format(room, r);
+        size_t len = put_head(room, g, r);
 
         if (shown.len > 0)
             memcpy(room + len, shown.ptr, shown.len);
@@ -201,7 +216,7 @@ static enum store_status send_value(struct http_session *s, struct http_get *g,
     struct held_value *held = NULL;
     char *room;
 
-    r->length = from_file ? g->get.value_bytes : shown.len;
+    r->length = g->front.len + (from_file ? g->get.value_bytes : shown.len);
     /* Without a hold the value is gone after the next read: it is short, and copied. */
     if (!from_file && (g->get.hold == NULL || shown.len <= STORE_INLINE_MAX)) {
         send_copied(s, g, r, shown);
@@ -213,16 +228,54 @@ static enum store_status send_value(struct http_session *s, struct http_get *g,
         store_get_release(&g->get);
         return STORE_NO_MEMORY;
     }
-    room = conn_room(s->conn, HTTP_REPLY_MAX);
+    room = conn_room(s->conn, HTTP_REPLY_MAX + g->front.len);
     if (room != NULL)
-        conn_commit(s->conn, http_reply_format(room, r));
+        conn_commit(s->conn, put_head(room, g, r));
     /* Without room the connection is being aborted, and what is written is only released. */
     if (from_file)
-        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length,
+        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length - g->front.len,
                         store_hold_revoked(g->get.hold), store_hold_release,
                         store_get_take_hold(&g->get));
     else
         held_value_send(s->conn, held);
+    return STORE_OK;
+}
+
+/* Everything but the value, in a line. 0 or -ENOMEM. */
+static int make_front(struct http_get *g)
+{
+    const struct record *rec = &g->get.rec;
+    struct buf *front = &g->front;
+    int rc = buf_printf(front, "flags=%" PRIu32 "&expires=%" PRId64 "&attributes=", rec->flags,
+                        rec->expires_ms);
+
+    if (rc == 0)
+        rc = buf_reserve(front, 3 * rec->attrs.len + 1);
+    if (rc == 0) {
+        front->len += http_percent_encode(rec->attrs, front->data + front->len);
+        front->data[front->len++] = '\n';
+    }
+    return rc;
+}
+
+/* NO_MEMORY: nothing is sent. */
+static enum store_status reply_record(struct http_session *s, struct http_get *g)
+{
+    struct http_reply r = http_reply_begin(s, 200);
+    char number[NUM_TEXT_MAX];
+    struct slice shown =
+        g->get.head_only ? slice_of(NULL, 0) : command_shown_value(&g->get.rec, number);
+
+    if (make_front(g) != 0) {
+        store_get_release(&g->get);
+        return STORE_NO_MEMORY;
+    }
+    r.type = slice_str("application/octet-stream");
+    r.extra = slice_str("Cache-Control: no-store\r\n");
+    if (!s->is_head)
+        return send_value(s, g, &r, shown);
+    r.length = g->front.len + (g->get.head_only ? g->get.value_bytes : shown.len);
+    send_head_only(s, g, &r);
     return STORE_OK;
 }
 
@@ -277,7 +330,7 @@ static void reply_result(struct http_session *s, struct http_get *g)
     if (g->get.cold)
         counter_add(counters, COUNTER_GET_COLD, 1);
     if (status == STORE_OK)
-        status = reply_found(s, g);
+        status = g->as_record ? reply_record(s, g) : reply_found(s, g);
     if (status == STORE_OK) {
         counter_add(counters, COUNTER_GET_HITS, 1);
         http_answered(s);
@@ -288,7 +341,7 @@ static void reply_result(struct http_session *s, struct http_get *g)
         if (g->get.expired)
             counter_add(counters, COUNTER_GET_EXPIRED, 1);
     }
-    if (status == STORE_NOT_FOUND && g->get.key.len == 0)
+    if (status == STORE_NOT_FOUND && g->get.key.len == 0 && !g->as_record)
         reply_root(s);
     else
         http_reply_failure(s, status);
@@ -334,7 +387,8 @@ static void get_done(struct store_get *get)
     get_give_back(g);
 }
 
-void http_value_get(struct http_session *s, struct slice key, const struct http_request *r)
+static void get_start(struct http_session *s, struct slice key, const struct http_request *r,
+                      bool as_record)
 {
     struct http_get *g = get_make(s, key, r);
 
@@ -343,10 +397,21 @@ void http_value_get(struct http_session *s, struct slice key, const struct http_
         http_reply_failure(s, STORE_NO_MEMORY);
         return;
     }
+    g->as_record = as_record;
     if (!get_run(s, g)) {
         http_wait(s, g, get_drop);
         return;
     }
     reply_result(s, g);
     get_give_back(g);
+}
+
+void http_value_get(struct http_session *s, struct slice key, const struct http_request *r)
+{
+    get_start(s, key, r, false);
+}
+
+void http_value_get_record(struct http_session *s, struct slice key, const struct http_request *r)
+{
+    get_start(s, key, r, true);
 }

@@ -1,7 +1,7 @@
 /*
  * http_write.c - PUT and DELETE.
  *
- * Provides: http_write_put(), http_write_body(), http_write_delete().
+ * Provides: http_write_put(), http_write_fields(), http_write_body(), http_write_delete().
  * Used by:  http_session.c.
  * Threads:  the connection's worker; append_or_put() on the engine's thread.
  *
@@ -182,6 +182,8 @@ static enum store_status body_begin_spool(struct http_write *p)
         return STORE_NO_MEMORY;
     w->op = whole->op;
     w->guard = whole->guard;
+    w->flags = whole->flags;
+    w->expires_ms = whole->expires_ms;
     rc = store_spool_open(w->port, w->key, w->attrs, p->want, body_on_room, p, &p->spool);
     if (rc == 0)
         rc = store_spool_add(p->spool, slice_of(whole->value, (size_t)p->got));
@@ -340,13 +342,11 @@ static void put_begin(struct http_session *s, struct http_write *p, const struct
         conn_write(s->conn, "HTTP/1.1 100 Continue\r\n\r\n", 25);
 }
 
-void http_write_put(struct http_session *s, struct slice key, const struct http_request *r,
-                    size_t at_hand)
+/* Begins the write, or refuses it. */
+static void put_start(struct http_session *s, struct slice key, const struct http_request *r,
+                      size_t at_hand, enum put_mode mode, const struct http_fields *fields)
 {
-    struct slice type = r->field[HTTP_FIELD_CONTENT_TYPE];
-    char attrs[HTTP_TYPE_MAX + 3];
-    size_t attrs_len = 0;
-    enum put_mode mode = mode_of(r);
+    bool whole = !r->chunked && r->length <= at_hand && r->length <= STORE_SPOOL_MIN;
     struct http_write *p;
 
     counter_add(s->worker->counters, COUNTER_CMD_SET, 1);
@@ -361,22 +361,37 @@ void http_write_put(struct http_session *s, struct slice key, const struct http_
         put_refuse(s, r, 400);
         return;
     }
-    if (type.len > 0) {
-        if (!http_type_is_valid(type)) {
-            put_refuse(s, r, 400);
-            return;
-        }
-        attrs_len = attr_put(attrs, ATTR_CONTENT_TYPE, type);
-    }
-    p = write_make(s, key, slice_of(attrs, attrs_len),
-                   !r->chunked && r->length <= at_hand && r->length <= STORE_SPOOL_MIN
-                       ? (size_t)r->length
-                       : 0);
+    p = write_make(s, key, fields->attrs, whole ? (size_t)r->length : 0);
     if (p == NULL) {
         http_skip_body(s, r);
         http_reply_failure(s, STORE_NO_MEMORY);
         return;
     }
     p->mode = mode;
+    p->w->flags = fields->flags;
+    p->w->expires_ms = fields->expires_ms;
     put_begin(s, p, r, at_hand);
+}
+
+void http_write_put(struct http_session *s, struct slice key, const struct http_request *r,
+                    size_t at_hand)
+{
+    struct slice type = r->field[HTTP_FIELD_CONTENT_TYPE];
+    char attrs[HTTP_TYPE_MAX + 3];
+    struct http_fields fields = {0};
+
+    if (type.len > 0 && !http_type_is_valid(type)) {
+        counter_add(s->worker->counters, COUNTER_CMD_SET, 1);
+        put_refuse(s, r, 400);
+        return;
+    }
+    if (type.len > 0)
+        fields.attrs = slice_of(attrs, attr_put(attrs, ATTR_CONTENT_TYPE, type));
+    put_start(s, key, r, at_hand, mode_of(r), &fields);
+}
+
+void http_write_fields(struct http_session *s, struct slice key, const struct http_request *r,
+                       size_t at_hand, const struct http_fields *fields)
+{
+    put_start(s, key, r, at_hand, fields->only_if_absent ? PUT_KEEP : PUT_PLAIN, fields);
 }
