@@ -84,8 +84,10 @@ void http_record_request(struct http_session *s, const struct http_request *r, s
     bool known = http_query_find(r->query, "key", &text) &&
                  http_percent_decode(text, s->worker->http->key, RECORD_KEY_MAX, &key) == 0;
 
-    if (r->verb == HTTP_VERB_OPTIONS || r->verb == HTTP_VERB_DELETE || r->verb == HTTP_VERB_POST)
-        refuse(s, r, r->verb == HTTP_VERB_OPTIONS ? 200 : 405, ALLOW_RECORD);
+    if (r->verb == HTTP_VERB_OPTIONS)
+        refuse(s, r, 200, ALLOW_RECORD);
+    else if (r->verb != HTTP_VERB_GET && r->verb != HTTP_VERB_HEAD && r->verb != HTTP_VERB_PUT)
+        refuse(s, r, 405, ALLOW_RECORD);
     else if (store_state(s->worker->app->store) != STORE_SERVING)
         refuse(s, r, 503, HTTP_RETRY_AFTER);
     else if (!known)
