@@ -171,6 +171,28 @@ def test_a_full_disk_refuses_puts_and_nothing_else(disk, on_disk, sync):
     assert server.log().count("is full") == 1
 
 
+def test_deletes_make_a_full_disk_usable_again(disk, on_disk):
+    """Compaction works with what the reserve has left; nobody has to make room for it."""
+    server = on_disk().start()
+    stored = 0
+    gone = set()
+    for _ in range(3):
+        more = _fill(server, first=stored)
+        assert more * VALUE_BYTES > 10 << 20
+        dead = set(range(stored, stored + more)) - set(range(0, stored + more, 4))
+        with server.connect() as c:
+            for i in dead:
+                c.send(b"delete k%d\r\n" % i)
+                c.expect(b"DELETED\r\n")
+        stored += more
+        gone |= dead
+        harness.eventually(lambda: _ask(server, b"ready write\r\n").startswith(b"READY"),
+                           "writes are taken again", 60)
+    _check(server, range(stored), gone)
+    server.restart()
+    _check(server, range(stored), gone)
+
+
 @pytest.mark.parametrize("sync", ["always", "interval"])
 def test_a_disk_without_a_free_byte_loses_nothing(disk, on_disk, sync):
     """Without a reserve nothing more can be promised than this."""
