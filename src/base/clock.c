@@ -1,7 +1,7 @@
 /*
  * clock.c - time, replaceable by tests.
  *
- * Provides: clock_wall_ms() clock_mono_ms() clock_mono_us() clock_replace().
+ * Provides: clock_wall_ms() clock_mono_ms() clock_mono_us() clock_mono_after() clock_replace().
  * Threads:  any; clock_replace() only before threads start, so `source` needs no lock.
  */
 #include "base/clock.h"
@@ -38,6 +38,20 @@ int64_t clock_mono_us(void)
         return source->mono_ms(source->ctx) * 1000;
     /* One ms more than the kernel says: callers may use 0 for "no time limit set". */
     return system_us(CLOCK_MONOTONIC) + 1000;
+}
+
+struct timespec clock_mono_after(int64_t ms)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += ms / 1000;
+    t.tv_nsec += ms % 1000 * 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    return t;
 }
 
 void clock_replace(const struct clock_source *replacement)

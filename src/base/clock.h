@@ -9,6 +9,7 @@
 #define BASE_CLOCK_H
 
 #include <stdint.h>
+#include <time.h>
 
 struct clock_source {
     int64_t (*wall_ms)(void *ctx); /* Unix time, milliseconds */
@@ -24,6 +25,10 @@ int64_t clock_mono_ms(void);
 
 /* Monotonic microseconds, for measurements. */
 int64_t clock_mono_us(void);
+
+/* The moment in so many milliseconds, for waits that end by the system's CLOCK_MONOTONIC: threads
+ * sleep by that one whatever source is installed. */
+struct timespec clock_mono_after(int64_t ms);
 
 /* Installs another source (tests); NULL brings the system's clocks back. The source must stay
  * alive. */

@@ -242,6 +242,22 @@ static void count_change(struct logstore *ls, const struct entry *prev, const st
         atomic_store_explicit(&ls->live_count, is ? count + 1 : count - 1, memory_order_relaxed);
 }
 
+/* The bytes that nothing names any more when the checkpoint has the record. */
+static void count_superseded(struct logstore *ls, const struct entry *prev, const struct record *r)
+{
+    uint64_t bytes = 0;
+
+    if (prev != NULL && r->kind != RECORD_TOUCH)
+        bytes = prev->length;
+    if (prev != NULL && prev->has_touch)
+        bytes += prev->touch_length;
+    if (bytes > 0)
+        atomic_store_explicit(&ls->superseded_bytes,
+                              atomic_load_explicit(&ls->superseded_bytes, memory_order_relaxed) +
+                                  bytes,
+                              memory_order_relaxed);
+}
+
 /* For the sweep, after the put: the first expiry among what is not in the index. */
 static void note_expiry(struct logstore *ls, const struct entry *e)
 {
@@ -270,6 +286,7 @@ int keyspace_apply(struct logstore *ls, const struct record *r, struct place at,
         if (rc != 0)
             return rc;
         count_change(ls, prev, r);
+        count_superseded(ls, prev, r);
         note_expiry(ls, &entry);
         note_base(ls, r);
     }
@@ -317,6 +334,7 @@ int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t
     if (rc != 0)
         return rc;
     atomic_fetch_sub_explicit(&ls->live_count, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&ls->superseded_bytes, e.length, memory_order_relaxed);
     if (e.big_bytes > 0)
         big_let_go(ls, e.big_file, e.big_bytes, ls->log.tail_seq);
     return 1;

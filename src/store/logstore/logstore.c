@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
@@ -172,13 +171,15 @@ static int stat(struct store *store, struct buf *out)
                     "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
                     "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu"
                     "\nscan_bytes %zu\nindex_rows %" PRIu64 "\nindex_bytes %" PRIu64
-                    "\ncheckpoints %" PRIu64 "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
+                    "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
                     atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
                     atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
                     atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
                     atomic_load(&ls->batch_writes), scans.delta_keys, scans.delta_bytes,
-                    scans.kept_bytes, rows, index_bytes, atomic_load(&ls->checkpoint.count),
-                    atomic_load(&ls->damaged_reads), atomic_load(&ls->read_only));
+                    scans.kept_bytes, rows, index_bytes, atomic_load(&ls->damaged_reads),
+                    atomic_load(&ls->read_only));
+    if (rc == 0)
+        rc = checkpoint_stat(ls, out);
     if (rc == 0)
         rc = big_stat(ls, out);
     if (rc == 0)
@@ -235,6 +236,8 @@ static void free_store(struct logstore *ls)
     space_fini(ls);
     directory_close(ls);
     buf_free(&ls->checkpoint.meta_vectors);
+    pthread_cond_destroy(&ls->background_wanted);
+    pthread_mutex_destroy(&ls->background_mutex);
     pthread_cond_destroy(&ls->checkpoint.wanted);
     pthread_cond_destroy(&ls->checkpoint.done);
     pthread_mutex_destroy(&ls->checkpoint.mutex);
@@ -321,6 +324,8 @@ static struct logstore *new_store(const struct store_config *config)
     index_cold_init(&ls->index_cold, config->cold_index, config->lock_index);
     grace_init(&ls->grace);
     grace_add(&ls->grace, &ls->writer_grace);
+    init_cond(&ls->background_wanted);
+    pthread_mutex_init(&ls->background_mutex, NULL);
     init_cond(&ls->checkpoint.wanted);
     init_cond(&ls->checkpoint.done);
     init_cond(&ls->start_changed);
@@ -361,15 +366,8 @@ static void *recovery_main(void *arg)
 /* Returns when the start has ended, or is a rebuild that has taken early_ms. */
 static void wait_for_start(struct logstore *ls, int64_t early_ms)
 {
-    struct timespec until;
+    struct timespec until = clock_mono_after(early_ms);
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += early_ms / 1000;
-    until.tv_nsec += early_ms % 1000 * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     pthread_mutex_lock(&ls->start_mutex);
     while (!ls->start_ended) {
         if (!ls->start_rebuilding)

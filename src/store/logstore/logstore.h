@@ -49,7 +49,6 @@
 #define CHECKPOINT_ENTRIES (1000u * 1000)
 #define CHECKPOINT_DELTA_BYTES (256u * 1024 * 1024)
 #define CHECKPOINT_LOG_BYTES (256u * 1024 * 1024)
-#define CHECKPOINT_IDLE_MS 10000
 
 /* A stretch of memory that goes into the log at the batch's next free place. */
 struct batch_piece {
@@ -94,18 +93,23 @@ struct log_marks {
 
 struct checkpoint {
     pthread_mutex_t mutex;
-    pthread_cond_t wanted; /* background: something to do */
+    pthread_cond_t wanted; /* its thread: something to do */
     pthread_cond_t done;   /* writer: a checkpoint has ended */
     bool stop;
-    _Atomic bool freeze_wanted; /* background asks the writer to start a new generation */
+    _Atomic bool freeze_wanted; /* the writer is asked to start a new generation */
     bool frozen;                /* the writer has done so */
     struct index_meta meta;     /* as of the freeze */
     struct buf meta_vectors;
     bool drop_first;              /* a flush has come since the last checkpoint */
     bool failed_last;             /* the last attempt failed (full disk): said once */
     _Atomic uint64_t start_bytes; /* log bytes appended before the present generation began */
-    _Atomic int64_t last_ms;      /* monotonic; of the end of the last one */
+    uint64_t frozen_superseded;        /* superseded_bytes at the freeze ... */
+    _Atomic uint64_t done_superseded;  /* ... of the last one that was written */
+    _Atomic bool asked;                /* somebody wants one now */
+    _Atomic int64_t took_ms;      /* the last one that was written */
     _Atomic uint64_t count;       /* checkpoints written in this run */
+    pthread_t thread;
+    bool runs;
 };
 
 struct logstore {
@@ -133,6 +137,9 @@ struct logstore {
     struct grace grace;
     struct log_marks marks;
     _Atomic uint64_t appended_bytes; /* since the start, for checkpoint triggers and stats */
+    /* of records that others have superseded, since the start; tells compaction of debt that the
+     * index does not show yet */
+    _Atomic uint64_t superseded_bytes;
     _Atomic uint64_t live_count;
     struct space space;
     /* A compaction that was half installed when the last run ended: rows name the segment `number`
@@ -187,6 +194,9 @@ struct logstore {
     pthread_mutex_t index_mutex;
     pthread_t background;
     bool background_runs;
+    pthread_mutex_t background_mutex; /* of the next two; for moments */
+    pthread_cond_t background_wanted;
+    bool background_stop;
     pthread_t warm; /* reads the index into memory after a start */
     bool warm_runs;
     _Atomic bool warm_stop;
@@ -399,15 +409,25 @@ enum store_status writer_status_of(int rc);
 /* Becomes read-only: writes are refused from now on. Said once: cannot `what` the file at `path`. */
 void writer_fail(struct logstore *ls, int error, const char *what, const char *path);
 
-/* ---- background.c: checkpoints, interval syncs, zeros ---- */
+/* ---- background.c: interval syncs, zeros ahead; starts and ends checkpoints and the sweep ---- */
 
 int background_start(struct logstore *ls);
 void background_end(struct logstore *ls);
 void background_wake(struct logstore *ls);
-/* Writer: the freeze that the background asked for. At a batch boundary. */
-void background_freeze(struct logstore *ls);
+
+/* ---- checkpoint.c ---- */
+
+int checkpoint_start(struct logstore *ls);
+/* No further one begins, and the writer does not wait for one any more. */
+void checkpoint_end(struct logstore *ls);
+/* One is wanted soon, whatever is due. Any thread. */
+void checkpoint_ask(struct logstore *ls);
+/* Writer: the freeze that is wanted. At a batch boundary. */
+void checkpoint_freeze(struct logstore *ls);
 /* Writer: waits a little while the checkpoint is too far behind. */
-void background_slow_down(struct logstore *ls);
+void checkpoint_slow_down(struct logstore *ls);
+/* Lines "name value\n". 0 or -ENOMEM. */
+int checkpoint_stat(struct logstore *ls, struct buf *out);
 /* One checkpoint from a frozen generation (also used by recovery and at the end). 0 or -errno. */
 int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct index_meta *meta,
                      bool drop_first);

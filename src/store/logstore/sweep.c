@@ -26,7 +26,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
@@ -34,7 +33,7 @@
 #include "store/logstore/logstore.h"
 
 enum {
-    PERIOD_S = 1,
+    PERIOD_MS = 1000,
     /* A look at the delta may take one part in so many of this thread's time ... */
     LOOK_SHARE = 20,
     /* ... but comes at least so often. */
@@ -141,7 +140,10 @@ static bool hand_over(struct sweep *s)
     s->key_count = 0;
     s->bytes.len = 0;
     /* What is swept waits in memory for a checkpoint, like what is written. */
-    s->full = delta_count(atomic_load(&ls->active)) >= ls->config.checkpoint_entries;
+    grace_enter(&ls->grace, &s->grace);
+    s->full = delta_count(atomic_load_explicit(&ls->active, memory_order_acquire)) >=
+              ls->config.checkpoint_entries;
+    grace_leave(&s->grace);
     return s->failed == 0 && !s->full;
 }
 
@@ -394,11 +396,9 @@ static void sweep_round(struct sweep *s)
 /* Waits for the next round's time. False: stop. */
 static bool wait_period(struct sweep *s)
 {
-    struct timespec until;
+    struct timespec until = clock_mono_after(PERIOD_MS);
     bool go_on;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += PERIOD_S;
     pthread_mutex_lock(&s->mutex);
     while (!s->stop && !s->asked && pthread_cond_timedwait(&s->wake, &s->mutex, &until) == 0)
         ;

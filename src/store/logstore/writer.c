@@ -770,7 +770,7 @@ static void run_chain(struct logstore *ls, struct writer_state *ws, struct store
         w = run_batch(ls, ws, w);
         run_call(ls);
         covered += ws->count;
-        background_slow_down(ls);
+        checkpoint_slow_down(ls);
     }
     ws->last_count = covered;
     ws->last_end_us = clock_mono_us();
@@ -789,7 +789,7 @@ static void *writer_main(void *arg)
         struct store_write *chain;
 
         if (atomic_load(&ls->checkpoint.freeze_wanted))
-            background_freeze(ls);
+            checkpoint_freeze(ls);
         run_call(ls);
         keyspace_fold_flush(ls, keyspace_now_ms(ls));
         if (atomic_load(&ls->inbox_count) > 0)
