@@ -90,6 +90,12 @@ const struct option_spec option_table[] = {
      .shown = "a tenth of the disk, at least four times the largest value",
      .help = "most of the disk that values above 1 MiB may hold together while they arrive; beyond "
              "it new ones are told to try again"},
+    {.name = "--keep-history", .argument = "TIME", .group = GROUP_DATA,
+     .type = OPTION_DURATION, .field = FIELD(keep_history_s), .min = 0, .max = SECONDS_MAX,
+     .preset = "0",
+     .help = "keep what was overwritten or deleted for so long (a number, then s, m, h or d), so "
+             "that a backup can be restored as of any moment since; 0: as long as compaction "
+             "leaves it"},
     {.name = "-sid", .argument = "N", .group = GROUP_DATA,
      .type = OPTION_NUMBER, .field = FIELD(sid), .min = 0, .max = 65535, .preset = "0",
      .help = "this server's id in a group of servers; 0: alone"},
@@ -201,6 +207,10 @@ static void expected_text(const struct option_spec *spec, char *out, size_t room
         snprintf(out, room, "a size from %s to %s (a number, then nothing or k, m, g, t)", low,
                  high);
         break;
+    case OPTION_DURATION:
+        snprintf(out, room, "a time of at most %llu days (a number, then s, m, h or d)",
+                 (unsigned long long)(spec->max / 86400));
+        break;
     case OPTION_SYNC:
         snprintf(out, room, "always, interval, interval=MS (MS from %llu to %llu) or os",
                  (unsigned long long)spec->min, (unsigned long long)spec->max);
@@ -210,6 +220,25 @@ static void expected_text(const struct option_spec *spec, char *out, size_t room
                  (unsigned long long)spec->max);
         break;
     }
+}
+
+/* "90", "90s", "15m", "2h", "7d": seconds. */
+static bool parse_duration(struct slice text, uint64_t *seconds)
+{
+    static const struct {
+        char unit;
+        uint64_t seconds;
+    } units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
+    uint64_t scale = 1;
+
+    for (size_t i = 0; text.len > 0 && i < sizeof(units) / sizeof(units[0]); i++) {
+        if (text.ptr[text.len - 1] == units[i].unit) {
+            scale = units[i].seconds;
+            text.len--;
+            break;
+        }
+    }
+    return parse_u64(text, seconds) && !__builtin_mul_overflow(*seconds, scale, seconds);
 }
 
 static bool parse_sync(const struct option_spec *spec, struct slice text, struct options *out)
@@ -246,7 +275,10 @@ static bool take_argument(const struct option_spec *spec, const char *argument, 
     case OPTION_SYNC: return parse_sync(spec, text, out);
     case OPTION_NUMBER:
     case OPTION_SIZE:
-        if (!(spec->type == OPTION_SIZE ? parse_size(text, &number) : parse_u64(text, &number)))
+    case OPTION_DURATION:
+        if (!(spec->type == OPTION_SIZE       ? parse_size(text, &number)
+              : spec->type == OPTION_DURATION ? parse_duration(text, &number)
+                                              : parse_u64(text, &number)))
             return false;
         if (number < spec->min || number > spec->max)
             return false;

@@ -33,8 +33,9 @@ struct options {
     uint64_t sync_interval_ms;
     uint64_t segment_bytes;
     uint64_t max_value_bytes;
-    uint64_t reserve_bytes; /* STORE_RESERVE_DEFAULT: by the disk's size */
+    uint64_t reserve_bytes;   /* STORE_RESERVE_DEFAULT: by the disk's size */
     uint64_t spool_max_bytes; /* 0: by the disk's size */
+    uint64_t keep_history_s;
     uint64_t sid;          /* 0: not in a group */
     const char *log_path;  /* NULL: stderr */
     uint64_t log_level;    /* enum log_level */
@@ -48,11 +49,12 @@ struct options {
 };
 
 enum option_type {
-    OPTION_FLAG,   /* bool: set to true; no argument */
-    OPTION_LEVEL,  /* uint64_t: set to min; no argument */
-    OPTION_TEXT,   /* const char *: min to max bytes */
-    OPTION_NUMBER, /* uint64_t: min to max */
-    OPTION_SIZE,   /* uint64_t: the same, with k m g t */
+    OPTION_FLAG,     /* bool: set to true; no argument */
+    OPTION_LEVEL,    /* uint64_t: set to min; no argument */
+    OPTION_TEXT,     /* const char *: min to max bytes */
+    OPTION_NUMBER,   /* uint64_t: min to max */
+    OPTION_SIZE,     /* uint64_t: the same, with k m g t */
+    OPTION_DURATION, /* uint64_t: seconds, with s m h d */
     OPTION_SYNC, /* sync and sync_interval_ms: always, interval[=MS], os; limits are those of MS */
     OPTION_REFUSED, /* known, but not to be had: help says why */
 };

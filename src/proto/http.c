@@ -87,8 +87,8 @@ enum http_parse http_head_find(struct http_scan *scan, struct slice in, size_t *
 /* ---- the request line ---- */
 
 static const char *const verb_names[HTTP_VERB_OTHER] = {
-    [HTTP_VERB_GET] = "GET",       [HTTP_VERB_HEAD] = "HEAD",       [HTTP_VERB_PUT] = "PUT",
-    [HTTP_VERB_DELETE] = "DELETE", [HTTP_VERB_OPTIONS] = "OPTIONS",
+    [HTTP_VERB_GET] = "GET",       [HTTP_VERB_HEAD] = "HEAD", [HTTP_VERB_PUT] = "PUT",
+    [HTTP_VERB_DELETE] = "DELETE", [HTTP_VERB_POST] = "POST", [HTTP_VERB_OPTIONS] = "OPTIONS",
 };
 
 static bool byte_is_alnum(char c)

@@ -53,6 +53,7 @@ enum http_verb {
     HTTP_VERB_HEAD,
     HTTP_VERB_PUT,
     HTTP_VERB_DELETE,
+    HTTP_VERB_POST,
     HTTP_VERB_OPTIONS,
     HTTP_VERB_OTHER,
 };

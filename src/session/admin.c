@@ -9,13 +9,16 @@
  * GET /-/ready          200 or 503; ?for=write asks for writes too. JSON: state, weight, lag_ms,
  * ... GET /-/metrics        Prometheus text format
  * GET /-/keys?prefix=P&after=K&limit=N   one key a line, in bytewise order (session/admin_keys.c)
+ * POST /-/backup[/renew|/end]   what ttctl backup needs (session/admin_backup.c)
  */
 #include "session/admin.h"
 
 #include "base/buf.h"
+#include "session/admin_backup.h"
 #include "session/admin_keys.h"
 
 #define ALLOW_ADMIN "Allow: OPTIONS, GET, HEAD\r\n"
+#define ALLOW_ACT "Allow: OPTIONS, POST\r\n"
 #define NO_STORE "Cache-Control: no-store\r\n"
 
 /* ---- live and ready ---- */
@@ -176,34 +179,45 @@ static const struct {
     const char *name;
     void (*reply)(struct http_session *s, const struct http_request *r);
     bool needs_store;
+    bool acts; /* it changes something: by POST only */
 } admin_paths[] = {
-    {"live", reply_live, false},
-    {"ready", reply_ready, false},
-    {"metrics", reply_metrics, true},
-    {"keys", admin_keys, true},
+    {"live", reply_live, false, false},           {"ready", reply_ready, false, false},
+    {"metrics", reply_metrics, true, false},      {"keys", admin_keys, true, false},
+    {"backup", admin_backup_begin, true, true},   {"backup/renew", admin_backup_renew, true, true},
+    {"backup/end", admin_backup_end, true, true},
 };
 
-static void reply_options(struct http_session *s)
+static void reply_options(struct http_session *s, const char *allow)
 {
     struct http_reply r = http_reply_begin(s, 200);
 
-    r.extra = slice_str(ALLOW_ADMIN);
+    r.extra = slice_str(allow);
     http_reply_body(s, &r, slice_of("", 0));
 }
 
 void admin_request(struct http_session *s, struct slice name, const struct http_request *r)
 {
     size_t count = sizeof(admin_paths) / sizeof(admin_paths[0]);
+    const char *allow = ALLOW_ADMIN;
+    bool fits;
     size_t i = 0;
 
     while (i < count && !slice_is(name, admin_paths[i].name))
         i++;
-    if (i == count)
+    if (i == count) {
         http_reply_status(s, 404, "");
-    else if (r->verb == HTTP_VERB_OPTIONS)
-        reply_options(s);
-    else if (r->verb != HTTP_VERB_GET && r->verb != HTTP_VERB_HEAD)
-        http_reply_status(s, 405, ALLOW_ADMIN);
+        return;
+    }
+    if (admin_paths[i].acts) {
+        allow = ALLOW_ACT;
+        fits = r->verb == HTTP_VERB_POST;
+    } else {
+        fits = r->verb == HTTP_VERB_GET || r->verb == HTTP_VERB_HEAD;
+    }
+    if (r->verb == HTTP_VERB_OPTIONS)
+        reply_options(s, allow);
+    else if (!fits)
+        http_reply_status(s, 405, allow);
     else if (admin_paths[i].needs_store && store_state(s->worker->app->store) != STORE_SERVING)
         http_reply_status(s, 503, HTTP_RETRY_AFTER);
     else

@@ -113,6 +113,8 @@ static void dispatch(struct http_session *s, const struct http_request *r, size_
         return;
     }
     reserved = slice_starts(key, slice_of("-/", 2));
+    if (status == 0 && !reserved && r->verb == HTTP_VERB_POST)
+        status = 405;
     /* Only a value that can be stored is worth reading. */
     if (status != 0 || reserved || !serving || r->verb != HTTP_VERB_PUT)
         http_skip_body(s, r);

@@ -307,6 +307,21 @@ uint64_t store_count(const struct store *store)
     return store->engine->count(store);
 }
 
+int store_backup_begin(struct store *store, int64_t lease_ms, uint64_t *token, struct buf *list)
+{
+    return store->engine->backup_begin(store, lease_ms, token, list);
+}
+
+int store_backup_renew(struct store *store, uint64_t token, int64_t lease_ms)
+{
+    return store->engine->backup_renew(store, token, lease_ms);
+}
+
+int store_backup_end(struct store *store, uint64_t token)
+{
+    return store->engine->backup_end(store, token);
+}
+
 int store_close(struct store *store)
 {
     return store->engine->close(store);

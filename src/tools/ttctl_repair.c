@@ -5,18 +5,12 @@
  * Threads:  one.
  *
  * The damaged directory is only read. The log is read twice: to find what is damaged, and then to
- * copy what is not. Each segment becomes one of the compacted kind, in which numbers may be missing
- * and which says itself where it ends; records are copied byte by byte. STORE comes last, so that a
- * copy that was broken off is no store. It gets a new epoch and a new history, and the vector of
- * what is held begins anew: others may have what is gone, and shall give it back.
+ * copy what is not (ttctl_newdir.c). The vector of what is held begins anew: others may have what is
+ * gone, and shall give it back.
  */
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -24,6 +18,7 @@
 #include "base/io.h"
 #include "store/logstore/delta.h"
 #include "tools/ttctl_commands.h"
+#include "tools/ttctl_newdir.h"
 #include "tools/ttctl_show.h"
 
 const char repair_more[] =
@@ -36,9 +31,6 @@ const char repair_more[] =
     "Until then an older value may show again of a key whose newest record was\n"
     "dropped.\n";
 
-/* Bytes that are written at once. */
-#define OUT_BYTES (1024u * 1024)
-
 struct repair {
     struct walk *w;
     const char *to; /* the new directory */
@@ -50,19 +42,7 @@ struct repair {
     struct delta *lost;
     uint64_t lost_count;
     int64_t now_ms;
-    struct identity id;
-    /* the segment that is being written */
-    int fd; /* or -1 */
-    char path[PATH_MAX];
-    struct segment_header header;
-    struct buf vectors;
-    struct buf out;
-    uint64_t end; /* of what is on the file or in `out` */
-    uint64_t last_seq;
-    const struct walk_segment *source;
-    uint32_t number; /* the highest that is taken */
-    bool has_segment;
-    uint64_t kept;
+    struct newdir made;
     uint64_t dropped_states;
 };
 
@@ -168,300 +148,21 @@ static bool is_lost(const struct repair *r, const struct record *rec)
            rec->seq <= seq && !is_dead(r, &e);
 }
 
-/* ---- the new directory ---- */
-
-static int join(char out[PATH_MAX], const char *dir, const char *name)
-{
-    return snprintf(out, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX ? -ENAMETOOLONG : 0;
-}
-
-static bool is_empty_dir(const char *path)
-{
-    DIR *d = opendir(path);
-    struct dirent *entry;
-    bool empty = d != NULL;
-
-    while (d != NULL && (entry = readdir(d)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            empty = false;
-    if (d != NULL)
-        closedir(d);
-    return empty;
-}
-
-/* Makes the directory with its folders and its lock file. 0 or -errno (said). */
-static int make_directory(struct repair *r)
-{
-    static const char *const names[] = {"log", "big", "tmp"};
-    char path[PATH_MAX];
-    int fd;
-    int rc = mkdir(r->to, 0750) == 0 ? 0 : -errno;
-
-    if (rc == -EEXIST && is_empty_dir(r->to))
-        rc = 0;
-    for (size_t i = 0; rc == 0 && i < sizeof(names) / sizeof(names[0]); i++) {
-        rc = join(path, r->to, names[i]);
-        if (rc == 0)
-            rc = io_make_dir(path, 0750);
-    }
-    if (rc == 0)
-        rc = join(path, r->to, "lock");
-    if (rc == 0) {
-        fd = io_open(path, O_RDWR | O_CREAT, 0640);
-        rc = fd < 0 ? fd : 0;
-    }
-    if (rc != 0) {
-        command_fail("cannot make the directory %s: %s", r->to,
-                     rc == -EEXIST ? "it is there, and not empty" : strerror(-rc));
-        return rc;
-    }
-    identity_of_place(fd, &r->id);
-    close(fd);
-    return 0;
-}
-
-/* ---- segments ---- */
-
-/* Writes what was gathered. */
-static int flush_out(struct repair *r)
-{
-    int rc = r->out.len == 0
-                 ? 0
-                 : io_write_full(r->fd, r->out.data, r->out.len, (off_t)(r->end - r->out.len));
-
-    r->out.len = 0;
-    return rc;
-}
-
-static int add_bytes(struct repair *r, struct slice bytes)
-{
-    int rc = buf_add_slice(&r->out, bytes);
-
-    r->end += bytes.len;
-    return rc == 0 && r->out.len >= OUT_BYTES ? flush_out(r) : rc;
-}
-
-/* The header, now that all of it is known, and the file to the disk. */
-static int close_segment(struct repair *r, uint64_t last_seq)
-{
-    unsigned char *bytes = NULL;
-    size_t len;
-    int rc;
-
-    if (r->fd < 0)
-        return 0;
-    rc = flush_out(r);
-    if (r->header.compacted) {
-        r->header.last_seq = last_seq;
-        r->header.end = r->end;
-    }
-    bytes = malloc(SEGMENT_HEADER_FIXED + r->header.vectors.len);
-    if (rc == 0 && bytes == NULL)
-        rc = -ENOMEM;
-    if (rc == 0) {
-        len = segment_header_encode(&r->header, bytes);
-        rc = io_write_full(r->fd, bytes, len, 0);
-    }
-    if (rc == 0)
-        rc = io_fsync(r->fd);
-    close(r->fd);
-    r->fd = -1;
-    r->last_seq = last_seq;
-    free(bytes);
-    return rc;
-}
-
-/* The removed part of the vectors as of here; what is held begins anew. */
-static int encode_vectors(struct repair *r)
-{
-    struct vectors *v = malloc(sizeof(*v));
-    int rc = v == NULL ? -ENOMEM : 0;
-
-    r->vectors.len = 0;
-    if (rc == 0) {
-        *v = r->w->state.vectors;
-        v->count = 0;
-        rc = vectors_encode(v, &r->vectors);
-    }
-    r->header.vectors = buf_slice(&r->vectors);
-    free(v);
-    return rc;
-}
-
-/* Begins the next file; `header` is filled but for what stands before it. */
-static int open_segment(struct repair *r)
-{
-    int rc = encode_vectors(r);
-
-    r->header.previous_number = r->has_segment ? r->number : 0;
-    r->header.previous_end = r->has_segment ? r->end : 0;
-    r->has_segment = true;
-    r->header.previous_seq = r->header.first_seq - 1;
-    r->header.number = ++r->number;
-    memcpy(r->header.store_uuid, r->id.uuid, sizeof(r->header.store_uuid));
-    if (rc == 0 && snprintf(r->path, sizeof(r->path), "%s/log/%08" PRIu32 ".seg", r->to,
-                            r->number) >= (int)sizeof(r->path))
-        rc = -ENAMETOOLONG;
-    if (rc == 0) {
-        r->fd = io_open(r->path, O_RDWR | O_CREAT | O_EXCL, 0640);
-        rc = r->fd < 0 ? r->fd : 0;
-    }
-    r->end = SEGMENT_HEADER_FIXED + r->header.vectors.len;
-    return rc;
-}
-
-/* The first record of a segment of the old directory: the new one has it alone. */
-static int begin_segment(struct repair *r, const struct walk_record *rec)
-{
-    const struct walk_segment *s = rec->segment;
-    uint64_t first_seq = s->has_header && s->first_seq > r->last_seq ? s->first_seq : rec->r.seq;
-    const struct walk_state *state = &r->w->state;
-    int rc = close_segment(r, first_seq - 1);
-
-    r->source = s;
-    r->header = s->header;
-    if (!s->has_header) {
-        r->header.history = identity_history(&r->w->id);
-        r->header.created_ms = (int64_t)(rec->r.logged.version >> 16);
-        r->header.clock = state->clock;
-        r->header.flush = state->flush;
-        r->header.flush_pending = state->pending;
-        r->header.flush_pending_ms = state->pending_ms;
-    }
-    r->header.first_seq = first_seq;
-    r->header.compacted = true;
-    if (!s->header.compacted)
-        r->header.clean_seq = 0;
-    return rc == 0 ? open_segment(r) : rc;
-}
-
-/* ---- big values ---- */
-
-static int copy_bytes(int from, int to)
-{
-    char *piece = malloc(OUT_BYTES);
-    off_t at = 0;
-    ssize_t got = piece == NULL ? -ENOMEM : 1;
-    int rc = 0;
-
-    while (rc == 0 && got > 0) {
-        got = io_read_upto(from, piece, OUT_BYTES, at);
-        if (got > 0)
-            rc = io_write_full(to, piece, (size_t)got, at);
-        at += got > 0 ? got : 0;
-    }
-    free(piece);
-    return rc == 0 && got < 0 ? (int)got : rc;
-}
-
-/* Files of big values never change: the new directory shares them, where it can. A superseded
- * record's file may be gone, and nobody will ask for it. */
-static int take_big(struct repair *r, const struct record *rec)
-{
-    char *from = walk_big_path(r->w, rec->big_file);
-    char to[PATH_MAX];
-    int source = -1;
-    int target = -1;
-    int rc = from == NULL ? -ENOMEM : 0;
-
-    if (rc == 0 && snprintf(to, sizeof(to), "%s/big/%016" PRIx64 ".val", r->to, rec->big_file) >=
-                       (int)sizeof(to))
-        rc = -ENAMETOOLONG;
-    if (rc == 0)
-        rc = io_link(from, to);
-    if (rc == -EXDEV || rc == -EPERM || rc == -EMLINK || rc == -EOPNOTSUPP) {
-        source = io_open(from, O_RDONLY, 0);
-        target = source < 0 ? source : io_open(to, O_WRONLY | O_CREAT | O_EXCL, 0640);
-        rc = target < 0 ? target : copy_bytes(source, target);
-        if (rc == 0)
-            rc = io_fsync(target);
-    }
-    if (source >= 0)
-        close(source);
-    if (target >= 0)
-        close(target);
-    free(from);
-    return rc == -ENOENT || rc == -EEXIST ? 0 : rc;
-}
-
 /* ---- the copy ---- */
 
 static int take_record(struct repair *r, const struct walk_record *rec)
 {
-    int rc = 0;
-
     if (is_lost(r, &rec->r)) {
         r->dropped_states++;
         return 0;
     }
-    if (r->source != rec->segment)
-        rc = begin_segment(r, rec);
-    if (rc == 0 && rec->r.big_bytes > 0)
-        rc = take_big(r, &rec->r);
-    if (rc == 0)
-        rc = add_bytes(r, rec->bytes);
-    r->last_seq = rec->r.seq;
-    r->kept++;
-    return rc;
-}
-
-/* A new, empty segment at the end: the server goes on there, in the new history. */
-static int begin_tail(struct repair *r)
-{
-    const struct walk_state *state = &r->w->state;
-    uint64_t next_seq = state->seq + 1;
-    int rc = close_segment(r, state->seq);
-
-    if (rc == 0)
-        rc = identity_renew(&r->id, next_seq);
-    r->id.held_from = next_seq;
-    r->header = (struct segment_header){
-        .history = identity_history(&r->id),
-        .first_seq = next_seq,
-        .created_ms = r->now_ms,
-        .clock = state->clock,
-        .flush = state->flush,
-        .flush_pending = state->pending,
-        .flush_pending_ms = state->pending_ms,
-    };
-    if (rc == 0)
-        rc = open_segment(r);
-    return rc == 0 ? close_segment(r, 0) : rc;
-}
-
-static int sync_directories(const struct repair *r)
-{
-    static const char *const names[] = {"log", "big", "."};
-    char path[PATH_MAX];
-    int rc = 0;
-
-    for (size_t i = 0; rc == 0 && i < sizeof(names) / sizeof(names[0]); i++) {
-        rc = join(path, r->to, names[i]);
-        if (rc == 0)
-            rc = io_sync_dir(path);
-    }
-    return rc;
-}
-
-/* What STORE said, or what the log knows of it. */
-static void take_identity(struct repair *r)
-{
-    const struct walk_state *state = &r->w->state;
-
-    r->id = r->w->id;
-    if (!r->w->has_identity)
-        r->id.node = state->logged.node;
-    for (unsigned i = 0; i < state->vectors.count; i++)
-        if (state->vectors.held[i].node == r->id.node && state->vectors.held[i].epoch > r->id.epoch)
-            r->id.epoch = state->vectors.held[i].epoch;
-    r->id.sync = STORE_SYNC_ALWAYS; /* all of it is on the disk */
-    r->id.sync_failed = false;
+    return newdir_take(&r->made, rec);
 }
 
 static int write_directory(struct repair *r)
 {
     struct walk_record rec;
-    int rc = make_directory(r);
+    int rc = newdir_begin(&r->made, r->w, r->to, true);
 
     if (rc != 0)
         return rc;
@@ -470,12 +171,7 @@ static int write_directory(struct repair *r)
     while (rc == 0 && (rc = walk_next(r->w, &rec)) == 1)
         rc = take_record(r, &rec);
     if (rc == 0)
-        rc = begin_tail(r);
-    if (rc == 0)
-        rc = sync_directories(r);
-    r->id.last_segment = r->number;
-    if (rc == 0)
-        rc = identity_write(r->to, &r->id);
+        rc = newdir_finish(&r->made);
     return rc == 0 ? 0 : fail(rc, "write the new directory");
 }
 
@@ -483,7 +179,7 @@ static int write_directory(struct repair *r)
 
 static void say_done(const struct repair *r)
 {
-    printf("kept: %" PRIu64 " records\n", r->kept);
+    printf("kept: %" PRIu64 " records\n", r->made.kept);
     if (r->lost_count > 0)
         printf("dropped: %" PRIu64 " records of %" PRIu64 " keys whose big value is lost\n",
                r->dropped_states, r->lost_count);
@@ -497,15 +193,11 @@ static int repair_opened(struct repair *r)
 
     if (rc != 0)
         return fail(rc, "read the log");
-    for (size_t i = 0; i < r->w->count; i++)
-        if (r->w->segments[i].number > r->number)
-            r->number = r->w->segments[i].number;
     if (r->damaged == 0)
         printf("nothing is damaged, nothing was made%s\n",
                r->unfinished > 0 ? ": a start cuts off the unfinished writes" : "");
     if (r->damaged == 0 || r->to == NULL)
         return 0;
-    take_identity(r);
     rc = write_directory(r);
     if (rc == 0)
         say_done(r);
@@ -515,7 +207,7 @@ static int repair_opened(struct repair *r)
 /* to NULL: only looks. quiet: what is damaged has been told. Returns the exit status. */
 static int repair_directory(const char *dir, const char *to, bool quiet, bool *damaged)
 {
-    struct repair r = {.to = to, .fd = -1, .quiet = quiet, .now_ms = clock_wall_ms()};
+    struct repair r = {.to = to, .quiet = quiet, .now_ms = clock_wall_ms(), .made = {.fd = -1}};
     struct walk_options options = {.lock = WALK_ALONE, .found = on_finding, .arg = &r};
     char why[WALK_WHY_MAX];
     int rc = walk_open(dir, &options, &r.w, why);
@@ -525,11 +217,8 @@ static int repair_directory(const char *dir, const char *to, bool quiet, bool *d
     r.lost = delta_new(0);
     rc = repair_opened(&r);
     *damaged = r.damaged > 0;
-    if (r.fd >= 0)
-        close(r.fd);
+    newdir_free(&r.made);
     delta_free(r.lost);
-    buf_free(&r.vectors);
-    buf_free(&r.out);
     walk_close(r.w);
     return rc == 0 ? CTL_OK : CTL_FAILED;
 }

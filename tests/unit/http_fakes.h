@@ -11,6 +11,8 @@
 
 #define FAKES_WITHOUT_ADMIN
 
+#include <errno.h>
+
 #include <poll.h>
 
 #include "session_fakes.h"
@@ -74,6 +76,33 @@ int store_scan(struct store *store, const struct store_range *range, unsigned li
             return 1;
     }
     return scan_result;
+}
+
+/* One backup at a time, with the token 7. */
+static int64_t backup_lease_ms;
+
+int store_backup_begin(struct store *store, int64_t lease_ms, uint64_t *token, struct buf *list)
+{
+    (void)store;
+    if (backup_lease_ms != 0)
+        return -EBUSY;
+    backup_lease_ms = lease_ms;
+    *token = 7;
+    return buf_printf(list, "dir /data\nopen 00000001.seg 10\n");
+}
+
+int store_backup_renew(struct store *store, uint64_t token, int64_t lease_ms)
+{
+    (void)store;
+    if (token != 7 || backup_lease_ms == 0)
+        return -ENOENT;
+    backup_lease_ms = lease_ms;
+    return 0;
+}
+
+int store_backup_end(struct store *store, uint64_t token)
+{
+    return store_backup_renew(store, token, 0);
 }
 
 /* ---- a client ---- */

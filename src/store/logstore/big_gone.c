@@ -9,7 +9,8 @@
  * Locks:    big.mutex.
  *
  * Nothing of this is on the disk: what waits here when the process ends is found at the next start
- * as files that no record names.
+ * as files that no record names. Where history is kept, names go in their order when they are old
+ * enough; a restart begins that time anew.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,7 +30,8 @@ struct big_gone {
     struct big_gone *next;
     uint64_t number;
     uint64_t bytes;
-    uint64_t seq; /* the record that took its place */
+    uint64_t seq;          /* the record that took its place */
+    int64_t not_before_ms; /* monotonic: history is kept for so long */
 };
 
 bool big_is_superseded(const struct entry *prev, const struct record *r)
@@ -46,7 +48,8 @@ static bool is_ripe_locked(struct logstore *ls)
 {
     const struct big_gone *g = ls->big.gone_first;
 
-    return g != NULL && ls->big.holds == 0 && g->seq <= atomic_load(&ls->marks.synced_seq);
+    return g != NULL && ls->big.holds == 0 && g->seq <= atomic_load(&ls->marks.synced_seq) &&
+           (g->not_before_ms == 0 || g->not_before_ms <= clock_mono_ms());
 }
 
 /* The oldest that may go; NULL: there is none. The caller frees it. */
@@ -130,6 +133,8 @@ void big_let_go(struct logstore *ls, uint64_t number, uint64_t bytes, uint64_t s
     if (g == NULL)
         return; /* the next start finds it */
     *g = (struct big_gone){.number = number, .bytes = bytes, .seq = seq};
+    if (ls->config.keep_history_ms > 0)
+        g->not_before_ms = clock_mono_ms() + ls->config.keep_history_ms;
     atomic_fetch_add(&ls->big.gone_files, 1);
     atomic_fetch_add(&ls->big.gone_bytes, bytes);
     pthread_mutex_lock(&ls->big.mutex);
