@@ -126,6 +126,7 @@ class Load:
         self.known = {name: {} for name in self.kinds}
         self.gate = Gate()
         self.clients = {}
+        self.in_doubt = False   # a flush has no answer: nobody knows what comes behind it
         self.replies = 0
         self.wanted = 0
         self.next_flush = 0
@@ -144,7 +145,7 @@ class Load:
 
     def run(self, server, replies, end):
         """Runs until about so many replies have come, then lets end() end the server."""
-        self.replies, self.wanted = 0, replies
+        self.replies, self.wanted, self.in_doubt = 0, replies, False
         self.next_flush = self.rng.randrange(1, 2 * self.flush_every) if self.flush_every else 0
         self.enough.clear()
         self.clients = {name: kind(name, self, server.address, random.Random(self.rng.random()),
@@ -229,9 +230,10 @@ class Client(threading.Thread):
     def run(self):
         try:
             with harness.Raw(self.address) as connection:
-                while True:
+                while not self.load.in_doubt:
                     with self.load.gate.shared():
-                        self.batch(connection)
+                        if not self.load.in_doubt:
+                            self.batch(connection)
                     if self.load.flush_is_due():
                         with self.load.gate.exclusive():
                             self.flush(connection)
@@ -260,7 +262,9 @@ class Client(threading.Thread):
         for client in self.load.clients.values():
             client.writes.append(write)
             client.ahead.clear()
+        self.load.in_doubt = True
         connection.ask(b"flush_all\r\n", b"OK\r\n")
+        self.load.in_doubt = False
         self.answered(write)
 
     def batch(self, connection):
@@ -279,7 +283,7 @@ class Client(threading.Thread):
             expected(connection)
             return
         got = connection.exactly(len(expected))
-        assert got == expected, f"{sent[:100]!r}: {got!r}"
+        assert got == expected, f"{sent[:100]!r}: {got!r}, not {expected!r}"
 
     def command(self):
         """(bytes, reply, Write or None); `ahead` moves on."""
