@@ -195,8 +195,6 @@ int chain_open(struct recovery *rc)
     }
     for (size_t i = 0; result == 0 && i < count; i++)
         result = take_file(rc, numbers[i], room);
-    if (result == 0 && rc->count > 0)
-        qsort(rc->links, rc->count, sizeof(rc->links[0]), compare_links);
     rc->opened = rc->count;
     free(numbers);
     free(room);
@@ -208,6 +206,7 @@ int chain_open(struct recovery *rc)
 /* What the index says of the segments. */
 struct known {
     uint32_t number;
+    bool named; /* rows name a record in it */
     bool installing;
 };
 
@@ -234,7 +233,8 @@ static void know(const struct index_segment *s, void *arg)
         k->at = grown;
         k->room = room;
     }
-    k->at[k->count++] = (struct known){s->number, s->installing};
+    k->at[k->count++] = (struct known){
+        s->number, s->live_bytes > 0 || s->tombstone_bytes > 0 || s->installing, s->installing};
 }
 
 static int compare_known(const void *a, const void *b)
@@ -493,25 +493,75 @@ static int put_in_order(struct recovery *rc)
     return 0;
 }
 
+static int compare_link_numbers(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a;
+    uint32_t y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* A log without a gap may lack a file all the same: a compacted one, of which those that it stands
+ * for are there still. 0; -ESTALE: rows name such a file; -ENOMEM. */
+static int check_known(const struct recovery *rc, const struct knowledge *k)
+{
+    uint32_t *there = calloc(rc->opened + 1, sizeof(there[0]));
+    size_t count = 0;
+    int result = there == NULL ? -ENOMEM : 0;
+
+    for (size_t i = 0; result == 0 && i < rc->opened; i++)
+        if (rc->links[i].state != LINK_GONE)
+            there[count++] = rc->links[i].segment->number;
+    if (count > 0)
+        qsort(there, count, sizeof(there[0]), compare_link_numbers);
+    for (size_t i = 0; result == 0 && i < k->count; i++)
+        if (k->at[i].named &&
+            (count == 0 || bsearch(&k->at[i].number, there, count, sizeof(there[0]),
+                                   compare_link_numbers) == NULL))
+            result = -ESTALE;
+    free(there);
+    return result;
+}
+
+static void begin_settling(struct recovery *rc)
+{
+    struct logstore *ls = rc->ls;
+
+    free(ls->installing.old);
+    ls->installing.old = NULL;
+    ls->installing.count = 0;
+    if (rc->opened > 0)
+        qsort(rc->links, rc->opened, sizeof(rc->links[0]), compare_links);
+    for (size_t i = 0; i < rc->opened; i++)
+        rc->links[i].state = LINK_LIVE;
+}
+
 int chain_settle(struct recovery *rc, const struct index_meta *meta)
 {
     struct knowledge k = {.rebuild = meta == NULL, .position = meta == NULL ? 0 : meta->segment};
     int result = 0;
 
+    begin_settling(rc);
     if (!k.rebuild && rc->opened > 0)
         result = index_segments(rc->ls->index, know, &k);
+    if (result == -EUCLEAN) /* said already */
+        result = -ESTALE;
     if (result == 0 && k.failed)
         result = -ENOMEM;
     for (size_t i = 0; result == 0 && i < rc->opened; i++)
         rc->links[i].question = is_open_question(rc, i, &k);
     if (result == 0)
         result = settle_overlaps(rc, &k);
-    free(k.at);
     if (result == 0)
         result = put_in_order(rc);
     if (result == 0)
         result = check_chain(rc);
-    return result != 0 ? result : check_last_segment(rc);
+    if (result == 0)
+        result = check_last_segment(rc);
+    if (result == 0)
+        result = check_known(rc, &k);
+    free(k.at);
+    return result;
 }
 
 int chain_remove_superseded(struct recovery *rc)

@@ -164,6 +164,24 @@ static void apply_flush(struct logstore *ls, const struct record *r)
         keyspace_set_flush(ls, keyspace_flush(ls), r->base, r->expires_ms);
 }
 
+/* Where the record that set them was replayed, these registers say nothing new. */
+void keyspace_merge_flush(struct logstore *ls, struct stamp flush, struct stamp pending,
+                          int64_t pending_ms)
+{
+    int64_t present_ms;
+    struct stamp present = keyspace_flush_pending(ls, &present_ms);
+
+    /* A delayed one came into force behind the last record. */
+    if (present_ms != 0 && stamp_compare(flush, folded(present_ms)) >= 0)
+        keyspace_fold_flush(ls, present_ms);
+    present = keyspace_flush_pending(ls, &present_ms);
+    if (stamp_compare(pending, present) <= 0) {
+        pending = present;
+        pending_ms = present_ms;
+    }
+    flush_now(ls, flush, pending, pending_ms);
+}
+
 /* ---- keys ---- */
 
 bool keyspace_find_new(struct logstore *ls, uint64_t hash, struct slice key, uint64_t visible,

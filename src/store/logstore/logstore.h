@@ -296,6 +296,10 @@ struct stamp keyspace_flush_pending(const struct logstore *ls, int64_t *at_ms);
 void keyspace_set_flush(struct logstore *ls, struct stamp flush, struct stamp pending,
                         int64_t pending_ms);
 
+/* Recovery: takes the registers of a segment's header, in front of its records. */
+void keyspace_merge_flush(struct logstore *ls, struct stamp flush, struct stamp pending,
+                          int64_t pending_ms);
+
 /* The time by which expiry and flushes are judged: the wall clock, or the hybrid clock where that
  * is ahead, so that nothing older than an expiry can be written after it. */
 int64_t keyspace_now_ms(const struct logstore *ls);

@@ -127,13 +127,19 @@ static bool find_position(const struct recovery *rc, const struct index_meta *me
     return false;
 }
 
-/* Takes the state from the index. 0; -EUCLEAN: refuse; -errno. */
+/* Takes the state from the index. 0; -ENOENT: rebuild the index; -EUCLEAN: refuse; -errno. */
 static int take_meta(struct recovery *rc, const struct index_meta *meta, size_t *at,
                      uint64_t *offset)
 {
     struct logstore *ls = rc->ls;
     int result = chain_settle(rc, meta);
 
+    if (result == -ESTALE) {
+        log_warn("the index of %s names a segment that is not there, and that the log does not "
+                 "need; it is rebuilt from the log",
+                 ls->dir);
+        return -ENOENT;
+    }
     if (result != 0)
         return result;
     if (!find_position(rc, meta, at, offset)) {
@@ -195,7 +201,7 @@ static int find_start(struct recovery *rc, size_t *at, uint64_t *offset)
 
     if (result == 0)
         result = take_meta(rc, &meta, at, offset);
-    else if (result == -ENOENT)
+    if (result == -ENOENT)
         result = begin_rebuild(rc, at, offset);
     free(room);
     return result;
@@ -265,7 +271,7 @@ static int replay(struct recovery *rc, size_t at, uint64_t offset, uint64_t *tai
         segment_cache_trim(&rc->ls->segment_cache, &rc->ls->grace);
         atomic_store(&s->trusted_from, from == s->header_bytes ? 0 : from);
     }
-    return replay_recount(rc, *tail);
+    return 0;
 }
 
 int recover_sync(struct segment *s, int (*sync)(int fd))

@@ -42,7 +42,6 @@ struct recovery {
     uint64_t total_bytes; /* to be replayed, for the progress shown */
     uint64_t done_bytes;
     struct big_names big_named; /* files named by replayed records */
-    struct stamp raised_flush;  /* by a header alone: its record was let go; version 0: none */
 };
 
 /* chain.c: opens all segments and reads their headers; what was never begun is put aside. 0 or
@@ -51,7 +50,9 @@ int chain_open(struct recovery *rc);
 
 /* chain.c: puts them in order, and checks that none is missing. `meta` is the index's, NULL: it is
  * rebuilt. What a compaction has left behind at a crash is told apart: superseded files are
- * LINK_GONE, those of one that was half installed are told in ls->installing. 0 or -errno, logged. */
+ * LINK_GONE, those of one that was half installed are told in ls->installing. 0; -ESTALE: the
+ * index is damaged, or names another file, though nothing is missing: rebuild it; other -errno,
+ * logged. */
 int chain_settle(struct recovery *rc, const struct index_meta *meta);
 
 /* chain.c: once the start is certain. 0 or -errno, logged. */
@@ -71,10 +72,6 @@ enum replay_end { REPLAY_AT_END, REPLAY_BAD_SPOT };
  * *offset: where it stopped. 0 or -errno. */
 int replay_segment(struct recovery *rc, size_t i, uint64_t *offset, uint64_t end,
                    enum replay_end *how);
-
-/* replay.c: at the end. Where a flush is in force whose record is gone, the live records are counted;
- * `tail` is where the log ends. 0 or -errno. */
-int replay_recount(struct recovery *rc, uint64_t tail);
 
 /* tail.c: what stands at the bad spot in segment i? 0: only zeros behind it (a clean end); 1: a
  * torn tail, to be cut; -EUCLEAN: damage of what was synced, logged with file, offset and the ways

@@ -80,30 +80,6 @@ static int apply(struct recovery *rc, const struct record *r, struct place at)
 
 /* ---- what a segment's header says of all before it ---- */
 
-/* The flush registers of a header. Where the record that set them was replayed they say nothing new;
- * a compaction may have let it go. */
-static void merge_flush(struct recovery *rc, const struct segment_header *h)
-{
-    struct logstore *ls = rc->ls;
-    int64_t pending_ms;
-    struct stamp pending = keyspace_flush_pending(ls, &pending_ms);
-    struct stamp flush;
-
-    /* A delayed one that came into force before this segment, and after the last record. */
-    if (pending_ms != 0 &&
-        stamp_compare(h->flush, (struct stamp){.version = (uint64_t)pending_ms << 16}) >= 0)
-        keyspace_fold_flush(ls, pending_ms);
-    flush = keyspace_flush(ls);
-    pending = keyspace_flush_pending(ls, &pending_ms);
-    if (stamp_compare(h->flush, flush) > 0)
-        flush = rc->raised_flush = h->flush;
-    if (stamp_compare(h->flush_pending, pending) > 0) {
-        pending = h->flush_pending;
-        pending_ms = h->flush_pending_ms;
-    }
-    keyspace_set_flush(ls, flush, pending, pending_ms);
-}
-
 /* What stood in records that are gone stands in the headers behind them. 0 or -errno. */
 static int enter_segment(struct recovery *rc, struct segment *s)
 {
@@ -124,7 +100,7 @@ static int enter_segment(struct recovery *rc, struct segment *s)
             v->count = 0;
         vectors_merge(&rc->ls->vectors, v);
         rc->ls->vectors.next_big_file = next_big_file; /* that is the index's */
-        merge_flush(rc, &h);
+        keyspace_merge_flush(rc->ls, h.flush, h.flush_pending, h.flush_pending_ms);
     }
     free(v);
     free(room);
@@ -165,36 +141,6 @@ static int settle(struct recovery *rc, size_t i, uint64_t offset)
     atomic_store(&ls->active, next);
     delta_free(d);
     return 0;
-}
-
-struct recount {
-    struct stamp flush;
-    uint64_t live;
-};
-
-static bool count_row(struct slice index_key, const struct entry *e, void *arg)
-{
-    struct recount *c = arg;
-
-    (void)index_key;
-    c->live += e->kind != RECORD_DELETE && stamp_compare(e->base, c->flush) > 0;
-    return true;
-}
-
-int replay_recount(struct recovery *rc, uint64_t tail)
-{
-    struct logstore *ls = rc->ls;
-    struct recount c = {.flush = keyspace_flush(ls)};
-    int result;
-
-    if (rc->raised_flush.version == 0 || stamp_compare(rc->raised_flush, c.flush) != 0)
-        return 0;
-    result = settle(rc, rc->count - 1, tail);
-    if (result == 0)
-        result = index_walk(ls->writer_reader, slice_of(NULL, 0), count_row, &c);
-    atomic_store(&ls->live_count, c.live);
-    keyspace_flush_is_counted(ls, c.flush);
-    return result == 0 ? settle(rc, rc->count - 1, tail) : result;
 }
 
 static void show_progress(struct recovery *rc, uint64_t bytes)
