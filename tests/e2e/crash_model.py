@@ -282,7 +282,7 @@ class Client(threading.Thread):
         if callable(expected):
             expected(connection)
             return
-        got = connection.exactly(len(expected))
+        got = connection.line()
         assert got == expected, f"{sent[:100]!r}: {got!r}, not {expected!r}"
 
     def command(self):
