@@ -129,17 +129,20 @@ the loopback device a part of a large send is done on the receiver's account. Ev
 verified to the byte."""
 
 
-def write_results(path, rows, memory, machine, versions, setting):
+def write_results(path, rows, more, machine, versions, setting):
     lines = [HEADER] + [row_cells(row) for row in rows]
     with open(path, "w") as f:
         f.write("# Results of `make bench`\n\n" + "\n".join(machine + versions) + "\n")
-        f.write(f"- {setting}\n\n{EXPLANATION}\n\n{markdown_table(lines)}\n")
-        if memory:
-            f.write(f"\n## Idle connections\n\n{markdown_table(memory)}\n")
+        f.write(f"- {setting}\n")
+        if rows:
+            f.write(f"\n{EXPLANATION}\n\n{markdown_table(lines)}\n")
+        for title, lines in more.items():
+            f.write(f"\n## {title}\n\n{markdown_table(lines)}\n")
 
 
-def print_results(rows, memory):
+def print_results(rows, more):
     lines = [HEADER] + [row_cells(row) for row in rows]
-    print("\n" + text_table(lines))
-    if memory:
-        print("\n" + text_table(memory))
+    if rows:
+        print("\n" + text_table(lines))
+    for lines in more.values():
+        print("\n" + text_table(lines))

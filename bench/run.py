@@ -14,6 +14,7 @@ import time
 import idle
 import report
 import servers
+import store
 from rows import ALL_SETS, BACK_SETS, KB, READ_SETS, SET_KEYS, rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -22,6 +23,7 @@ REPEATS = int(os.environ.get("REPEATS", "2" if QUICK else "5"))
 SECONDS = float(os.environ.get("DURATION", "0.7" if QUICK else "2"))
 WARMUP = 0.2 if QUICK else 0.4
 ONLY = re.compile(os.environ.get("ROWS", ""))
+STORE_TITLE = "The store by itself"
 SEED = int(os.environ.get("SEED", str(random.randrange(2**31))))
 # The index is brought up to date after ten idle seconds; readings before that are of another state.
 IDLE_CHECKPOINT_SECONDS = 11
@@ -194,22 +196,28 @@ def run(base, build):
         print("warning: the data lie in memory (tmpfs); syncs cost nothing there")
     bench = Bench(base, build, cores)
     table = [row for row in rows() if ONLY.search(row.title)]
-    if not table:
+    with_store = bool(ONLY.search(STORE_TITLE))
+    if not table and not with_store:
         raise RuntimeError(f"no row's title matches ROWS={ONLY.pattern}")
     started = time.monotonic()
     setting = f"{REPEATS} repetitions of {SECONDS:g} s, seed {SEED}"
     print(setting, flush=True)
+    more = {}
     try:
-        bench.start_all()
-        bench.fill_all()
-        print(f"filled after {time.monotonic() - started:.0f} s", flush=True)
-        bench.measure_all(table)
-        memory = bench.measure_idle()
+        if table:
+            bench.start_all()
+            bench.fill_all()
+            print(f"filled after {time.monotonic() - started:.0f} s", flush=True)
+            bench.measure_all(table)
+            more["Idle connections"] = bench.measure_idle()
+        bench.stop_all()
+        if with_store:
+            more[STORE_TITLE] = store.measure(base, bench.program, bench.client, QUICK)
     finally:
         bench.stop_all()
-    report.print_results(table, memory)
+    report.print_results(table, more)
     results = os.environ.get("RESULTS", os.path.join(ROOT, "bench", "results.md"))
-    report.write_results(results, table, memory, report.machine_lines(base, cores),
+    report.write_results(results, table, more, report.machine_lines(base, cores),
                          report.version_lines(bench.program), setting)
     print(f"\n{time.monotonic() - started:.0f} s; written to {results}")
 
