@@ -30,7 +30,11 @@ struct exchange {
     CURL *curl;
     struct slice memory;
     FILE *from;
+    ssize_t (*give)(char *room, size_t len, void *arg);
+    void *give_arg;
     FILE *to;
+    bool (*take)(struct slice piece, void *arg);
+    void *take_arg;
     struct buf *text;
     const char *failure; /* ours, not libcurl's; NULL: none */
 };
@@ -74,13 +78,13 @@ void client_close(struct client *client)
 }
 
 /* What every exchange wants. Connections of the handle stay open from request to request. */
-static void set_common(struct client *client)
+void client_prepare(const struct client *client, void *handle, char *error)
 {
     const struct client_address *a = &client->address;
-    CURL *curl = client->curl;
+    CURL *curl = handle;
 
     curl_easy_reset(curl);
-    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, client->error);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_PROXY, "");
     curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http");
@@ -90,7 +94,7 @@ static void set_common(struct client *client)
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, (long)a->timeout_s);
     if (a->unix_path != NULL)
         curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, a->unix_path);
-    client->error[0] = '\0';
+    error[0] = '\0';
 }
 
 /* Why libcurl gave up; it does not always fill the buffer. */
@@ -113,6 +117,8 @@ static size_t take_body(char *data, size_t one, size_t len, void *arg)
 
     (void)one; /* always 1 */
     curl_easy_getinfo(x->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (x->take != NULL && status == 200)
+        return x->take(slice_of(data, len), x->take_arg) ? len : 0;
     if (x->to != NULL && status == 200) {
         if (fwrite(data, 1, len, x->to) == len)
             return len;
@@ -132,6 +138,11 @@ static size_t give_body(char *room, size_t one, size_t count, void *arg)
     size_t room_len = one * count;
     size_t len;
 
+    if (x->give != NULL) {
+        ssize_t given = x->give(room, room_len, x->give_arg);
+
+        return given < 0 ? CURL_READFUNC_ABORT : (size_t)given;
+    }
     if (x->from != NULL) {
         len = fread(room, 1, room_len, x->from);
         if (len > 0 || !ferror(x->from))
@@ -147,15 +158,16 @@ static size_t give_body(char *room, size_t one, size_t count, void *arg)
 
 static void set_upload(struct client *client, const struct client_body *body)
 {
-    int64_t length = body->file != NULL ? body->length : (int64_t)body->memory.len;
+    int64_t length = body->give != NULL   ? CLIENT_UNKNOWN_LENGTH
+                     : body->file != NULL ? body->length
+                                          : (int64_t)body->memory.len;
 
     curl_easy_setopt(client->curl, CURLOPT_UPLOAD, 1L);
     /* An unknown length (-1) makes libcurl send chunks. */
     curl_easy_setopt(client->curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
 }
 
-/* The URL for the target, malloc'd, or NULL. */
-static char *make_url(const struct client *client, struct slice target)
+char *client_url(const struct client *client, struct slice target)
 {
     size_t base_len = strlen(client->base_url);
     char *url = malloc(base_len + target.len + 1);
@@ -168,30 +180,34 @@ static char *make_url(const struct client *client, struct slice target)
     return url;
 }
 
-int client_request(struct client *client, const char *method, struct slice target,
-                   const struct client_body *body, FILE *to, struct client_reply *reply,
+/* One request; of `x` the caller has filled what it needs. */
+static int perform(struct client *client, const char *method, struct slice target,
+                   const struct client_body *body, struct exchange *x, struct client_reply *reply,
                    const char **message)
 {
-    struct exchange x = {.curl = client->curl, .to = to, .text = &reply->text};
     struct curl_header *header;
-    char *url = make_url(client, target);
+    char *url = client_url(client, target);
     int64_t started_us = clock_mono_us();
     CURLcode code;
 
     memset(reply, 0, sizeof(*reply));
+    x->curl = client->curl;
+    x->text = &reply->text;
     if (url == NULL) {
         *message = "out of memory";
         return -1;
     }
-    set_common(client);
+    client_prepare(client, client->curl, client->error);
     curl_easy_setopt(client->curl, CURLOPT_URL, url);
     curl_easy_setopt(client->curl, CURLOPT_WRITEFUNCTION, take_body);
-    curl_easy_setopt(client->curl, CURLOPT_WRITEDATA, &x);
+    curl_easy_setopt(client->curl, CURLOPT_WRITEDATA, x);
     if (body != NULL) {
-        x.memory = body->memory;
-        x.from = body->file;
+        x->memory = body->memory;
+        x->from = body->file;
+        x->give = body->give;
+        x->give_arg = body->arg;
         curl_easy_setopt(client->curl, CURLOPT_READFUNCTION, give_body);
-        curl_easy_setopt(client->curl, CURLOPT_READDATA, &x);
+        curl_easy_setopt(client->curl, CURLOPT_READDATA, x);
         set_upload(client, body);
     }
     curl_easy_setopt(client->curl, CURLOPT_CUSTOMREQUEST, method);
@@ -206,9 +222,27 @@ int client_request(struct client *client, const char *method, struct slice targe
     /* A server that refuses a body may close before all of it is sent: its answer counts then. */
     if (code == CURLE_SEND_ERROR && reply->status >= 400)
         return 0;
-    *message = x.failure != NULL ? x.failure : error_text(client, code);
+    *message = x->failure != NULL ? x->failure : error_text(client, code);
     buf_free(&reply->text);
     return -1;
+}
+
+int client_request(struct client *client, const char *method, struct slice target,
+                   const struct client_body *body, FILE *to, struct client_reply *reply,
+                   const char **message)
+{
+    struct exchange x = {.to = to};
+
+    return perform(client, method, target, body, &x, reply, message);
+}
+
+int client_fetch(struct client *client, struct slice target,
+                 bool (*take)(struct slice piece, void *arg), void *arg, struct client_reply *reply,
+                 const char **message)
+{
+    struct exchange x = {.take = take, .take_arg = arg};
+
+    return perform(client, "GET", target, NULL, &x, reply, message);
 }
 
 /* Waits until the connection can be read or written. False: the time limit has passed. */
@@ -286,7 +320,7 @@ int client_stats(struct client *client, struct buf *out, const char **message)
 {
     CURLcode code;
 
-    set_common(client);
+    client_prepare(client, client->curl, client->error);
     curl_easy_setopt(client->curl, CURLOPT_URL, client->base_url);
     curl_easy_setopt(client->curl, CURLOPT_CONNECT_ONLY, 1L);
     code = curl_easy_perform(client->curl);

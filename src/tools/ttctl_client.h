@@ -1,7 +1,8 @@
 /*
  * ttctl_client.h - one connection of ttctl to a server: HTTP requests, and memcached's `stats`.
  *
- * Provides: struct client, client_open(), client_request(), client_stats(), client_close().
+ * Provides: struct client, client_open(), client_request(), client_fetch(), client_stats(),
+ *           client_close().
  * Used by:  ttctl's commands.
  * Threads:  one.
  *
@@ -14,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "base/buf.h"
 #include "base/slice.h"
@@ -39,6 +41,10 @@ struct client_body {
     struct slice memory; /* sent if file is NULL */
     FILE *file;
     int64_t length; /* of the file from where it stands, or CLIENT_UNKNOWN_LENGTH */
+    /* Instead of both: gives the next bytes, at most len; 0 at the end, -1 breaks the request off.
+     * The length is not known. */
+    ssize_t (*give)(char *room, size_t len, void *arg);
+    void *arg;
 };
 
 struct client_reply {
@@ -56,6 +62,17 @@ struct client_reply {
 int client_request(struct client *client, const char *method, struct slice target,
                    const struct client_body *body, FILE *to, struct client_reply *reply,
                    const char **message);
+
+/* GET. The pieces of a 200 reply's body go to take(), which breaks the request off by returning
+ * false; else as above. */
+int client_fetch(struct client *client, struct slice target,
+                 bool (*take)(struct slice piece, void *arg), void *arg, struct client_reply *reply,
+                 const char **message);
+
+/* For requests beside each other (ttctl_upload.c): makes one of libcurl's handles as the client's
+ * own is, and a URL, malloc'd or NULL. `error` has CURL_ERROR_SIZE bytes. */
+void client_prepare(const struct client *client, void *handle, char *error);
+char *client_url(const struct client *client, struct slice target);
 
 /* The lines "STAT name value" of memcached's stats, as they come, without the END. 0 or -1, as
  * above. */
