@@ -306,6 +306,8 @@ struct store_config {
     unsigned reader_ports; /* how many ports will be opened at most */
     /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */
     size_t checkpoint_entries;
+    bool no_compaction;      /* tests: segments stay as they are */
+    int64_t keep_history_ms; /* compaction keeps what was superseded for so long; 0: not at all */
     bool lock_index;        /* keep the index in memory, if the system allows it */
     bool cold_index;        /* tests: no lookup of the index is made by a network loop alone */
     unsigned open_segments; /* files of the log that may stay open; 0: as it suits the engine */
@@ -343,6 +345,22 @@ uint64_t store_count(const struct store *store);
 /* Syncs everything, writes the checkpoint and the clean-stop mark, frees all. Ports must be closed.
  * 0 or -errno. */
 int store_close(struct store *store);
+
+/* ---- backup ---- */
+
+/* Begins a backup of the running store: what was written up to now is synced, and the files that hold
+ * it keep their names and contents until the lease of `lease_ms` ends. *token names the lease. Lines
+ * are added to `list`: "dir PATH"; "seq N", the last record of the backup; "last_segment N", for
+ * STORE; then in the order of the log "closed NAME BYTES" (never changes, can be linked) and last
+ * "open NAME BYTES" (to be copied, only so many bytes), names below log/. All files below big/ belong
+ * to it. 0; -EAGAIN before the store serves; -EBUSY: too many at a time; -EROFS after a failed sync;
+ * -errno. Waits for the disk: not for a network loop's thread. */
+int store_backup_begin(struct store *store, int64_t lease_ms, uint64_t *token, struct buf *list);
+
+/* Prolongs or ends a lease. 0; -ENOENT: it has ended. Any thread; the end may let go of files, which
+ * others do then. */
+int store_backup_renew(struct store *store, uint64_t token, int64_t lease_ms);
+int store_backup_end(struct store *store, uint64_t token);
 
 /* Lines "name value\n" of the engine's own figures, for `stats` and metrics. Any thread. 0 or
  * -ENOMEM. */

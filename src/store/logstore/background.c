@@ -55,6 +55,7 @@ static void *background_main(void *arg)
         index_cold_look(&ls->index_cold, ls->index);
         listing_tick(ls);
         big_tick(ls);
+        backup_tick(ls);
         if (atomic_load(&ls->read_only))
             continue;
         (void)log_fill_ahead(ls);

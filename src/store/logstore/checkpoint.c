@@ -140,6 +140,7 @@ int checkpoint_write(struct logstore *ls, struct delta *frozen, const struct ind
         count = drop_flushed(items, count, meta->flush_counted, &gone);
         if (drop_first)
             (void)big_names_add_index(ls, &gone);
+        index_set_time(ls->index, keyspace_now_ms(ls));
         rc = index_apply(ls->index, items, count, meta, drop_first);
     }
     if (rc == 0)
@@ -212,6 +213,7 @@ static int settle_frozen(struct logstore *ls)
         log_debug("checkpoint seq=%" PRIu64 " records=%" PRIu64 " ms=%" PRId64, c->meta.seq,
                   c->meta.live_count, atomic_load(&c->took_ms));
         atomic_store(&c->done_superseded, c->frozen_superseded);
+        compact_wake(ls);
     } else if (!c->failed_last) {
         log_error("cannot write the checkpoint of %s: %s; trying again", ls->dir,
                   strerror(-space_error(ls, rc)));

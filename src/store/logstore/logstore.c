@@ -185,6 +185,8 @@ static int stat(struct store *store, struct buf *out)
     if (rc == 0)
         rc = sweep_stat(ls, out);
     if (rc == 0)
+        rc = compact_stat(ls, out);
+    if (rc == 0)
         rc = buf_printf(out, "log_open_files %zu\n", atomic_load(&ls->segment_cache.open_files));
     if (rc == 0)
         rc = index_cold_stat(&ls->index_cold, out);
@@ -226,6 +228,8 @@ static void free_store(struct logstore *ls)
     if (ls->writer_reader != NULL)
         index_reader_close(ls->writer_reader);
     listing_free(ls->listing);
+    compact_fini(ls);
+    backup_fini(ls);
     index_cold_fini(&ls->index_cold);
     if (ls->index != NULL)
         index_close(ls->index);
@@ -266,6 +270,7 @@ static int close_store(struct store *store)
 
     atomic_store(&ls->start_cancelled, true);
     join_recovery(ls);
+    compact_end(ls);
     background_end(ls);
     writer_end(ls);
     if (atomic_load(&ls->read_only))
@@ -293,6 +298,9 @@ static const struct store_engine logstore_engine = {
     .now_ms = now_ms,
     .close = close_store,
     .stat = stat,
+    .backup_begin = backup_begin,
+    .backup_renew = backup_renew,
+    .backup_end = backup_end,
 };
 
 /* ---- opening ---- */
@@ -337,8 +345,9 @@ static struct logstore *new_store(const struct store_config *config)
     space_init(ls);
     atomic_store(&ls->active, delta_new(0));
     ls->listing = listing_new(ls);
+    backup_init(ls);
     ls->dir = strdup(config->dir);
-    if (log_init(ls) != 0 || ls->dir == NULL || ls->listing == NULL ||
+    if (log_init(ls) != 0 || compact_init(ls) != 0 || ls->dir == NULL || ls->listing == NULL ||
         atomic_load(&ls->active) == NULL) {
         free_store(ls);
         return NULL;

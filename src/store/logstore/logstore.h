@@ -23,7 +23,9 @@
 #include <sys/uio.h>
 
 #include "store/engine.h"
+#include "store/logstore/backup.h"
 #include "store/logstore/big.h"
+#include "store/logstore/compact.h"
 #include "store/logstore/delta.h"
 #include "store/logstore/entry.h"
 #include "store/logstore/grace.h"
@@ -215,6 +217,8 @@ struct logstore {
     struct pins pins;
 
     struct listing *listing; /* listing.c: scans */
+    struct compaction *compaction;
+    struct backups backups;
 
     /* Figures for stats. */
     _Atomic uint64_t syncs;
@@ -290,6 +294,10 @@ void keyspace_flush_is_counted(struct logstore *ls, struct stamp flush);
  * Nothing is written to the log: a replay brings the record back as what it is, and the sweep comes
  * again. 1; 0: there is nothing to sweep; -errno. */
 int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t now_ms);
+
+/* The same place in the turn: puts the key's state of the index into the delta as it is, unless there
+ * is a newer one, so that the next checkpoint writes its row anew. 0 or -errno. */
+int keyspace_refresh(struct logstore *ls, uint64_t hash, struct slice key);
 
 struct stamp keyspace_flush(const struct logstore *ls);
 struct stamp keyspace_flush_pending(const struct logstore *ls, int64_t *at_ms);

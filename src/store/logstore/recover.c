@@ -406,6 +406,8 @@ static int start_threads(struct logstore *ls)
 
     if (result == 0)
         result = background_start(ls);
+    if (result == 0)
+        result = compact_start(ls);
     if (result != 0)
         log_error("cannot start the threads of %s: %s", ls->dir, strerror(-result));
     return result;
