@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -549,6 +551,51 @@ static void many_dead_rows_hide_nothing_behind_them(void **state)
     layers_close(&l);
 }
 
+/* LMDB's writes, looked at from between. */
+static struct index_fixture *looking;
+static uint64_t looking_version;
+static unsigned looks;
+
+static void look_between_writes(void)
+{
+    struct index_fixture *f = looking;
+
+    looking = NULL; /* not again from here */
+    assert_int_equal(fixture_seen(f, slice_str("a")), 1);
+    assert_true(index_version(f->reader) == looking_version);
+    looks++;
+    looking = f;
+}
+
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset) __asm__("pwrite");
+ssize_t index_pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    ssize_t n = syscall(SYS_pwrite64, fd, data, len, offset);
+
+    if (looking != NULL)
+        look_between_writes();
+    return n;
+}
+
+/* A change is on the file some time before readers see it: only then is there a new version. Else
+ * what was read before would count as newer than it is. */
+static void a_change_under_way_is_no_new_version_yet(void **state)
+{
+    struct index_fixture *f = *state;
+
+    fixture_open(f);
+    fixture_put(f, "a", 1);
+    looking_version = index_version(f->reader);
+    looks = 0;
+    looking = f;
+    fixture_put(f, "a", 2);
+    looking = NULL;
+    assert_true(looks > 0);
+    assert_int_equal(fixture_seen(f, slice_str("a")), 2);
+    assert_true(index_version(f->reader) > looking_version);
+    fixture_close(f);
+}
+
 static void a_change_of_the_index_lets_only_new_keys_be_read(void **state)
 {
     struct layers l;
@@ -824,6 +871,7 @@ int main(void)
         fixture_test(keys_with_one_beginning_are_read_once_for_all_pages),
         fixture_test(a_run_of_many_rows_has_each_key_once),
         fixture_test(many_dead_rows_hide_nothing_behind_them),
+        fixture_test(a_change_under_way_is_no_new_version_yet),
         fixture_test(a_change_of_the_index_lets_only_new_keys_be_read),
         fixture_test(long_keys_beyond_the_memory_are_read_again),
         fixture_test(a_record_that_cannot_be_read_ends_the_scan),

@@ -589,15 +589,16 @@ int index_walk_back(struct index_reader *reader, struct slice before,
     return walk(reader, &w);
 }
 
-uint64_t index_version(const struct index_reader *reader)
+uint64_t index_version(struct index_reader *reader)
 {
-    MDB_envinfo info = {0};
+    uint64_t version = 0;
 
-    if (!index_begin_look(reader->index))
-        return 0;
-    (void)mdb_env_info(reader->index->env, &info); /* fails without an environment only */
-    index_end_look(reader->index);
-    return info.me_last_txnid;
+    /* Of a transaction, not of the file: that has a change already when readers do not see it yet. */
+    if (index_begin_read(reader) == 0) {
+        version = mdb_txn_id(reader->txn);
+        index_end_read(reader);
+    }
+    return version;
 }
 
 void index_warm(struct index *index, bool (*go_on)(void *arg), void *arg)

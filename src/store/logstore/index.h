@@ -93,8 +93,9 @@ int index_walk_back(struct index_reader *reader, struct slice before,
                     bool (*each)(struct slice index_key, const struct entry *e, void *arg),
                     void *arg);
 
-/* Grows with every change of the index: what was read under a version holds while it stays. */
-uint64_t index_version(const struct index_reader *reader);
+/* Grows with every change of the index: what was read under a version holds while it stays. 0: it
+ * cannot be told now. */
+uint64_t index_version(struct index_reader *reader);
 
 /* Writes the index key of a key to out (INDEX_KEY_MAX bytes); returns its length. */
 size_t index_key(struct slice key, char *out);
