@@ -24,6 +24,8 @@
 
 #define FILL_PIECE (1024u * 1024)
 #define COMPLAINT_MS 10000
+/* Bytes. A sync of a file that grows costs as much as writing some hundred KiB more. */
+#define LARGE_SYNC (256u * 1024)
 
 int log_init(struct logstore *ls)
 {
@@ -500,6 +502,21 @@ static int64_t fill_piece(struct logstore *ls, uint32_t number, uint64_t target)
     return written;
 }
 
+/* True while a sync covers so much that what it costs itself does not count: zeros would only double
+ * the writing. */
+static bool syncs_are_large(struct logstore *ls)
+{
+    struct log *log = &ls->log;
+    uint64_t bytes = atomic_load(&ls->appended_bytes);
+    uint64_t syncs = atomic_load(&ls->syncs);
+
+    if (syncs != log->fill_syncs)
+        log->large_syncs = (bytes - log->fill_bytes) / (syncs - log->fill_syncs) >= LARGE_SYNC;
+    log->fill_bytes = bytes;
+    log->fill_syncs = syncs;
+    return log->large_syncs;
+}
+
 bool log_fill_ahead(struct logstore *ls)
 {
     struct log *log = &ls->log;
@@ -511,7 +528,7 @@ bool log_fill_ahead(struct logstore *ls)
     int rc;
 
     /* Zeros make syncs cheaper; where a sync covers seconds of writes they are written in vain. */
-    if (ls->config.sync != STORE_SYNC_ALWAYS)
+    if (ls->config.sync != STORE_SYNC_ALWAYS || syncs_are_large(ls))
         return false;
     s = log_hold_segment(ls, number);
     if (s == NULL)

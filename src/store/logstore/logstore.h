@@ -81,6 +81,10 @@ struct log {
     /* the active segment holds written zeros (or records) up to there */
     _Atomic uint64_t zero_end;
     _Atomic uint64_t active_number;
+    /* background: appended bytes and syncs at the last look, and what they said */
+    uint64_t fill_bytes;
+    uint64_t fill_syncs;
+    bool large_syncs;
     _Atomic uint32_t next_number;  /* for the next new file */
     _Atomic uint32_t noted_number; /* the segment that STORE names */
     uint32_t spare_number;         /* of a rotation that failed; 0: none */
