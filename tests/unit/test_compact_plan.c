@@ -35,6 +35,7 @@ static struct plan plan_for(const struct plan_segment *segments, size_t count)
         .segment_bytes = SEGMENT,
         .header_bytes = HEADER,
         .live_bytes = all_live(segments, count),
+        .room_bytes = UINT64_MAX,
         .live_percent = 65,
     };
 
@@ -96,7 +97,7 @@ static void test_neighbours_are_merged_as_long_as_they_fit_into_one_segment(void
 static void test_the_active_segment_and_what_no_checkpoint_covers_are_not_compacted(void **state)
 {
     struct plan_segment segments[] = {settled(0, 60, 0, 0), settled(1, 60, 0, 0), active()};
-    struct plan_input in = {segments, 3, SEGMENT, HEADER, 121 * MIB, 2 * MIB, 65};
+    struct plan_input in = {segments, 3, SEGMENT, HEADER, 121 * MIB, 2 * MIB, UINT64_MAX, 65};
 
     (void)state;
     segments[0].settled = segments[1].settled = false;
@@ -360,6 +361,7 @@ static struct plan plan_model(const struct model *m, struct plan_segment *figure
         .segment_bytes = SMALL_SEGMENT,
         .header_bytes = SMALL_HEADER,
         .count = m->count,
+        .room_bytes = UINT64_MAX,
         .live_percent = percent,
     };
 

@@ -18,6 +18,7 @@
 #include "store/logstore/compact_job.h"
 #include "store/logstore/compact_pace.h"
 #include "store/logstore/compact_plan.h"
+#include "store/logstore/compact_view.h"
 #include "store/logstore/logstore.h"
 
 /* Of what is in closed segments so much should be live; 60 is promised. */
@@ -26,11 +27,18 @@
 #define THOROUGH_PERCENT 95
 #define TICK_MS 250
 #define RETRY_MS 1000
-/* Between two checkpoints that compaction asks for. */
+/* Between two checkpoints that compaction asks for; and while something is written, so many segments
+ * must lie above the last one. */
 #define ASK_MS 500
+#define ASK_SEGMENTS 4u
+/* Of a full segment: what the figures say may be too little by so much. */
+#define SPARE_PART 64u
 /* With so much above the goal nothing is slowed down for anybody: the goal's bytes again, and so
  * many segments. */
 #define URGENT_SEGMENTS 4u
+/* Beyond that writers wait between two batches, the longer the more it is, up to so long. */
+#define SLOW_MAX_MS 100u
+#define NAP_MS 2
 
 struct compaction {
     pthread_mutex_t mutex;
@@ -42,6 +50,7 @@ struct compaction {
     bool runs;
     _Atomic bool stop;
     _Atomic bool thorough;
+    _Atomic unsigned slow_ms; /* writers wait so long between two batches */
 
     /* The thread's own. */
     struct index_reader *reader;
@@ -51,8 +60,6 @@ struct compaction {
     int complaint; /* the last failure that was logged */
     int64_t asked_ms;
     uint64_t seen_bytes; /* appended, at the last look */
-    char *room;          /* INDEX_VECTORS_MAX: of the checkpoint's meta */
-    struct vectors *vectors;
     struct compact_pace pace;
 
     /* Figures. */
@@ -69,150 +76,20 @@ struct compaction {
     _Atomic uint64_t tombstone_bytes;
 };
 
-/* ---- the figures that a plan is made from ---- */
+/* ---- planning ---- */
 
-/* Segments, in log order, and what is known of them; the arrays are the owner's. */
-struct view {
-    struct segment **list;
-    size_t count;
-    struct plan_segment *figures;
-    struct index_segment *shares; /* by number */
-    size_t share_count;
-    size_t share_room;
-    bool failed;
-    struct index_meta meta; /* of the last checkpoint */
-    uint64_t above;         /* bytes of records above it */
-};
-
-static void view_free(struct view *v)
+static struct plan make_plan(struct logstore *ls, const struct compact_view *v)
 {
-    if (v->list != NULL)
-        log_release_segments(v->list, v->count);
-    free(v->figures);
-    free(v->shares);
-}
-
-static void add_share(const struct index_segment *s, void *arg)
-{
-    struct view *v = arg;
-
-    if (v->share_count == v->share_room) {
-        size_t room = v->share_room == 0 ? 64 : v->share_room * 2;
-        struct index_segment *grown = reallocarray(v->shares, room, sizeof(*grown));
-
-        if (grown == NULL) {
-            v->failed = true;
-            return;
-        }
-        v->shares = grown;
-        v->share_room = room;
-    }
-    v->shares[v->share_count++] = *s;
-}
-
-static int compare_numbers(const void *key, const void *item)
-{
-    uint32_t a = *(const uint32_t *)key;
-    uint32_t b = ((const struct index_segment *)item)->number;
-
-    return (a > b) - (a < b);
-}
-
-static bool is_damaged(const struct compaction *c, uint32_t number)
-{
-    for (size_t i = 0; i < c->damaged_count; i++)
-        if (c->damaged[i] == number)
-            return true;
-    return false;
-}
-
-static void fill_figures(const struct compaction *c, struct view *v, size_t i)
-{
-    const struct segment *s = v->list[i];
-    struct plan_segment *f = &v->figures[i];
-    bool last = i + 1 == v->count;
-    const struct index_segment *share =
-        v->share_count == 0
-            ? NULL
-            : bsearch(&s->number, v->shares, v->share_count, sizeof(v->shares[0]), compare_numbers);
-
-    *f = (struct plan_segment){
-        .bytes = atomic_load(&s->end) - s->header_bytes,
-        .live_bytes = share == NULL ? 0 : share->live_bytes,
-        .tombstone_bytes = share == NULL ? 0 : share->tombstone_bytes,
-        .last_seq = last ? UINT64_MAX : v->list[i + 1]->first_seq - 1,
-        .clean_seq = s->clean_seq,
-        .kept = is_damaged(c, s->number),
-    };
-    /* The position's own segment is named by it until the next checkpoint, also when nothing of it
-     * is left to be replayed. */
-    f->settled = !last && f->last_seq <= v->meta.seq && s->number != v->meta.segment;
-}
-
-/* Bytes of records above the checkpoint. */
-static uint64_t above_bytes(const struct view *v)
-{
-    uint64_t bytes = 0;
-
-    for (size_t i = 0; i < v->count; i++) {
-        const struct segment *s = v->list[i];
-        uint64_t end = atomic_load(&s->end);
-
-        if (s->number == v->meta.segment)
-            bytes += end > v->meta.offset ? end - v->meta.offset : 0;
-        else if (s->first_seq > v->meta.seq)
-            bytes += v->figures[i].bytes;
-    }
-    return bytes;
-}
-
-/* In this order: what lies below the position has done its work on the figures that are read after
- * it. Then a segment without dead bytes has nothing that a tombstone below the position could have
- * superseded. 0, -ENOENT: no checkpoint yet, or -errno. */
-static int view_take(struct logstore *ls, struct view *v)
-{
-    struct compaction *c = ls->compaction;
-    int rc = index_read_meta(ls->index, &v->meta, c->room);
-
-    if (rc == 0 && !vectors_decode(v->meta.vectors, c->vectors))
-        rc = -EUCLEAN;
-    if (rc == 0)
-        rc = index_segments(ls->index, add_share, v);
-    if (rc == 0)
-        rc = v->failed ? -ENOMEM : log_list_segments(ls, &v->list, &v->count);
-    if (rc == 0) {
-        v->figures = calloc(v->count + 1, sizeof(v->figures[0]));
-        rc = v->figures == NULL ? -ENOMEM : 0;
-    }
-    for (size_t i = 0; rc == 0 && i < v->count; i++)
-        fill_figures(c, v, i);
-    if (rc == 0)
-        v->above = above_bytes(v);
-    return rc;
-}
-
-/* What is live now, as well as it can be told between two checkpoints. */
-static uint64_t live_now(struct logstore *ls, const struct view *v)
-{
-    uint64_t superseded =
-        atomic_load(&ls->superseded_bytes) - atomic_load(&ls->checkpoint.done_superseded);
-    uint64_t live = v->above;
-
-    if (stamp_compare(keyspace_flush(ls), v->meta.flush) == 0)
-        for (size_t i = 0; i < v->count; i++)
-            live += v->figures[i].live_bytes;
-    return live > superseded ? live - superseded : 0;
-}
-
-static struct plan make_plan(struct logstore *ls, const struct view *v)
-{
+    uint64_t room = space_for_compaction(ls);
+    uint64_t spare = ls->config.segment_bytes / SPARE_PART;
     struct plan_input in = {
         .segments = v->figures,
         .count = v->count,
         .segment_bytes = ls->config.segment_bytes,
         .header_bytes = SEGMENT_HEADER_FIXED,
         .above_bytes = v->above,
-        .live_bytes = live_now(ls, v),
+        .live_bytes = v->live_bytes,
+        .room_bytes = room > spare ? room - spare : 0,
         .live_percent = atomic_load(&ls->compaction->thorough) ? THOROUGH_PERCENT : LIVE_PERCENT,
     };
 
@@ -222,7 +99,7 @@ static struct plan make_plan(struct logstore *ls, const struct view *v)
     return compact_plan(&in);
 }
 
-static void show_figures(struct logstore *ls, const struct view *v, const struct plan *plan)
+static void show_figures(struct logstore *ls, const struct compact_view *v, const struct plan *plan)
 {
     struct compaction *c = ls->compaction;
     uint64_t bytes = 0;
@@ -337,20 +214,6 @@ static bool keep_pace(struct logstore *ls, uint64_t read, uint64_t written)
     return !atomic_load(&c->stop);
 }
 
-/* Up to which seq the newest states of gone keys may go in a run that begins at segment `first`. */
-static uint64_t removable_seq(const struct view *v, size_t first)
-{
-    uint64_t seq = UINT64_MAX;
-
-    for (size_t i = 0; i < first; i++) {
-        const struct plan_segment *f = &v->figures[i];
-
-        if (f->bytes != f->live_bytes + f->tombstone_bytes && f->clean_seq < seq)
-            seq = f->clean_seq;
-    }
-    return seq;
-}
-
 static uint64_t history_version(const struct logstore *ls)
 {
     int64_t since_ms = keyspace_now_ms(ls) - ls->config.keep_history_ms;
@@ -362,29 +225,27 @@ static uint64_t history_version(const struct logstore *ls)
 
 /* Copies the run of the plan. 0: there is a job to be installed, or none because the run holds a
  * damaged segment, which is left alone from now on. */
-static int copy_run(struct logstore *ls, struct view *v, const struct plan *plan)
+static int copy_run(struct logstore *ls, struct compact_view *v, const struct plan *plan)
 {
     struct compaction *c = ls->compaction;
     struct compact_terms terms = {
         .meta = v->meta,
-        .vectors = c->vectors,
-        .removable_seq = removable_seq(v, plan->first),
+        .vectors = v->vectors,
+        .removable_seq = compact_view_removable(v, plan->first),
         .history_version = history_version(ls),
         .next = v->list[plan->first + plan->count],
     };
-    int rc = space_may_compact(ls, plan->write_bytes + ls->config.segment_bytes / 64) ? 0 : -ENOSPC;
+    int rc;
 
-    if (rc == 0) {
-        c->job = compact_job_new(ls, v->list + plan->first, plan->count);
-        rc = c->job == NULL ? -ENOMEM : 0;
-    }
-    for (size_t i = 0; rc == 0 && i < plan->count; i++) {
+    c->job = compact_job_new(ls, v->list + plan->first, plan->count);
+    if (c->job == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < plan->count; i++) {
         const struct plan_segment *f = &v->figures[plan->first + i];
 
         c->job->dead[i] = f->live_bytes == 0 && f->tombstone_bytes == 0;
     }
-    if (rc == 0)
-        rc = compact_copy(c->job, &terms, c->reader, keep_pace);
+    rc = compact_copy(c->job, &terms, c->reader, keep_pace);
     if (rc == 0)
         return 0;
     if (rc == -EUCLEAN)
@@ -395,55 +256,65 @@ static int copy_run(struct logstore *ls, struct view *v, const struct plan *plan
 }
 
 /* A checkpoint shows what is dead by now: not too often, and while much is written not before there
- * is a segment of it. */
-static void ask_for_checkpoint(struct logstore *ls, const struct view *v)
+ * is enough of it. False: it would show nothing. */
+static bool ask_for_checkpoint(struct logstore *ls, const struct compact_view *v)
 {
     struct compaction *c = ls->compaction;
     uint64_t bytes = atomic_load(&ls->appended_bytes);
+    uint64_t enough = space_is_full(ls) ? 1 : ASK_SEGMENTS * ls->config.segment_bytes;
     bool idle = bytes == c->seen_bytes;
     bool flushed = stamp_compare(keyspace_flush(ls), v->meta.flush) != 0;
     int64_t now = clock_mono_ms();
 
     c->seen_bytes = bytes;
-    if ((v->above == 0 && !flushed) || (!idle && v->above < ls->config.segment_bytes) ||
-        now - c->asked_ms < ASK_MS)
-        return;
-    c->asked_ms = now;
-    checkpoint_ask(ls);
+    if (v->above == 0 && !flushed)
+        return false;
+    if ((idle || v->above >= enough || atomic_load(&c->thorough)) && now - c->asked_ms >= ASK_MS) {
+        c->asked_ms = now;
+        checkpoint_ask(ls);
+    }
+    return true;
 }
 
-static bool is_urgent(const struct logstore *ls, const struct plan *plan)
+/* Lets the debt decide who comes first: clients, or the space that they will need. */
+static void judge_debt(struct logstore *ls, const struct compact_view *v, const struct plan *plan)
 {
-    const struct compaction *c = ls->compaction;
-    uint64_t limit = atomic_load(&c->live_bytes) + URGENT_SEGMENTS * ls->config.segment_bytes;
+    struct compaction *c = ls->compaction;
+    uint64_t limit = v->live_bytes + URGENT_SEGMENTS * ls->config.segment_bytes;
+    uint64_t over = plan->debt_bytes > limit ? plan->debt_bytes - limit : 0;
+    uint64_t slow_ms = over * SLOW_MAX_MS / limit;
 
-    return plan->debt_bytes > limit || atomic_load(&c->thorough) || space_is_full(ls);
+    compact_pace_set_urgent(&c->pace, over > 0 || atomic_load(&c->thorough) || space_is_full(ls));
+    /* Nobody is slowed down for what cannot be changed. */
+    if (plan->step == PLAN_NOTHING)
+        slow_ms = 0;
+    atomic_store(&c->slow_ms, slow_ms < SLOW_MAX_MS ? (unsigned)slow_ms : SLOW_MAX_MS);
 }
 
 /* 0: there may be more to do at once; -ENOENT: there is not; other -errno: not now. */
 static int step(struct logstore *ls)
 {
     struct compaction *c = ls->compaction;
-    struct view v = {0};
-    struct plan plan;
+    struct compact_view v;
+    struct plan plan = {.step = PLAN_NOTHING};
     int rc;
 
     if (ls->installing.count > 0)
         return go_on(ls);
     if (c->job != NULL)
         return install(ls);
-    rc = view_take(ls, &v);
+    rc = compact_view_take(ls, c->damaged, c->damaged_count, &v);
     if (rc == 0) {
         plan = make_plan(ls, &v);
+        if (plan.step == PLAN_CHECKPOINT && !ask_for_checkpoint(ls, &v))
+            plan.step = PLAN_NOTHING;
         show_figures(ls, &v, &plan);
-        compact_pace_set_urgent(&c->pace, is_urgent(ls, &plan));
-        if (plan.step == PLAN_CHECKPOINT)
-            ask_for_checkpoint(ls, &v);
-        else if (plan.step == PLAN_NOTHING)
+        judge_debt(ls, &v, &plan);
+        if (plan.step == PLAN_NOTHING)
             atomic_store(&c->thorough, false);
         rc = plan.step == PLAN_COMPACT ? copy_run(ls, &v, &plan) : -ENOENT;
     }
-    view_free(&v);
+    compact_view_free(&v);
     return rc == 0 && c->job != NULL ? install(ls) : rc;
 }
 
@@ -498,15 +369,13 @@ int compact_init(struct logstore *ls)
 
     if (c == NULL)
         return -ENOMEM;
-    c->room = malloc(INDEX_VECTORS_MAX);
-    c->vectors = malloc(sizeof(*c->vectors));
     pthread_mutex_init(&c->mutex, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&c->changed, &attr);
     pthread_condattr_destroy(&attr);
     ls->compaction = c;
-    return c->room == NULL || c->vectors == NULL ? -ENOMEM : 0;
+    return 0;
 }
 
 void compact_fini(struct logstore *ls)
@@ -521,8 +390,6 @@ void compact_fini(struct logstore *ls)
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->mutex);
     free(c->damaged);
-    free(c->vectors);
-    free(c->room);
     free(c);
     ls->compaction = NULL;
 }
@@ -593,6 +460,16 @@ void compact_now(struct logstore *ls)
     atomic_store(&ls->compaction->thorough, true);
     checkpoint_ask(ls);
     compact_wake(ls);
+}
+
+void compact_slow_down(struct logstore *ls)
+{
+    const struct timespec nap = {.tv_nsec = NAP_MS * 1000000};
+    unsigned ms = atomic_load_explicit(&ls->compaction->slow_ms, memory_order_relaxed);
+
+    /* Whoever calls for the writer meanwhile is compaction itself, more often than not. */
+    for (; ms >= NAP_MS && atomic_load(&ls->call) == NULL; ms -= NAP_MS)
+        (void)nanosleep(&nap, NULL);
 }
 
 uint64_t compact_looks(struct logstore *ls)

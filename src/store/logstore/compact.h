@@ -29,6 +29,10 @@ void compact_end(struct logstore *ls);
 /* Something may be to be done: a checkpoint was written, a segment closed. */
 void compact_wake(struct logstore *ls);
 
+/* Writer, between two batches: waits a little while much more is dead than compaction can keep up
+ * with. */
+void compact_slow_down(struct logstore *ls);
+
 /* From hold to release no segment is added by compaction, and none removed. The hold waits for an
  * installation that is under way (seconds at most). They nest. Not on a network loop. */
 void compact_hold(struct logstore *ls);

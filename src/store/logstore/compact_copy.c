@@ -300,7 +300,7 @@ static int copy_record(struct copy *c, const struct record *r, uint32_t segment,
     if (rc == -ENOENT)
         return let_go(c, r, bytes, NULL);
     if (rc != 0)
-        return rc;
+        return rc == -EUCLEAN ? -EIO : rc; /* the index's damage, said already, not the segment's */
     if (r->kind == RECORD_TOUCH) {
         if (row.has_touch && row.touch_segment == segment && row.touch_offset == offset &&
             touch_is_needed(c, r, &row))

@@ -62,6 +62,8 @@ static bool is_better(uint64_t gain, uint64_t cost, const struct search *s)
 static void offer(struct search *s, size_t first, size_t count, uint64_t kept, uint64_t gain,
                   uint64_t cost)
 {
+    if (kept > s->in->room_bytes)
+        return;
     if (s->best.step != PLAN_NOTHING && !is_better(gain, cost, s))
         return;
     s->best = (struct plan){PLAN_COMPACT, first, count, kept, 0};
@@ -156,7 +158,8 @@ static void offer_longest(struct search *s, size_t first, size_t count, uint64_t
                           uint64_t kept)
 {
     (void)bytes;
-    s->best = (struct plan){PLAN_COMPACT, first, count, kept, 0};
+    if (kept <= s->in->room_bytes)
+        s->best = (struct plan){PLAN_COMPACT, first, count, kept, 0};
 }
 
 /* The oldest segment that pins tombstones, and what fits into one segment with it. */

@@ -41,6 +41,7 @@ struct plan_input {
     uint64_t above_bytes;   /* of records above the checkpoint */
     /* All that is live in all segments, also above the checkpoint, as well as it is known. */
     uint64_t live_bytes;
+    uint64_t room_bytes;   /* a step may write so many */
     unsigned live_percent; /* goal: of the closed segments' bytes so much is to be live, 1..99 */
 };
 

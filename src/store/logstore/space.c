@@ -241,14 +241,16 @@ void space_failed(struct logstore *ls, int rc)
     pthread_mutex_unlock(&s->mutex);
 }
 
-bool space_may_compact(struct logstore *ls, uint64_t bytes)
+uint64_t space_for_compaction(struct logstore *ls)
 {
     struct space *s = &ls->space;
     uint64_t available;
+    uint64_t left;
 
     look(ls);
     available = atomic_load(&s->available);
-    return bytes <= available && available - bytes >= atomic_load(&s->reserve) / 4;
+    left = atomic_load(&s->reserve) / 4;
+    return available > left ? available - left : 0;
 }
 
 bool space_is_full(const struct logstore *ls)

@@ -66,9 +66,9 @@ void space_took(struct logstore *ls, uint64_t bytes);
  * a network loop. */
 void space_failed(struct logstore *ls, int rc);
 
-/* True if compaction may write `bytes` before it frees anything: it may use the reserve, but leaves
- * a quarter of it to checkpoints and deletes. Looks: not on a network loop. */
-bool space_may_compact(struct logstore *ls, uint64_t bytes);
+/* Bytes that compaction may write before it frees anything: it may use the reserve, but leaves a
+ * quarter of it to checkpoints and deletes. Looks: not on a network loop. */
+uint64_t space_for_compaction(struct logstore *ls);
 
 /* True while puts are refused; any thread. */
 bool space_is_full(const struct logstore *ls);

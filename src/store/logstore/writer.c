@@ -771,6 +771,7 @@ static void run_chain(struct logstore *ls, struct writer_state *ws, struct store
         run_call(ls);
         covered += ws->count;
         checkpoint_slow_down(ls);
+        compact_slow_down(ls);
     }
     ws->last_count = covered;
     ws->last_end_us = clock_mono_us();
