@@ -5,12 +5,14 @@ sent them, so after a crash the store must show everything acknowledged, then th
 writes without an answer, in order, each wholly or not at all. What another client has seen counts
 as acknowledged too.
 
-A place is a number that grows with time: of an end that comes at no certain place (kill -9) it is
-always 0, of a power cut it is the length of the journal of all that happened on the disk.
+A place is a number that grows with time. For a power cut it is the length of the journal of all
+that happened on the disk.
 """
 
 import bisect
 import contextlib
+import itertools
+import math
 import random
 import socket
 import sys
@@ -116,10 +118,10 @@ class Load:
     0: none.
     """
 
-    def __init__(self, rng, max_value, place=lambda: 0, flush_every=0, kinds=None):
+    def __init__(self, rng, max_value, place=None, flush_every=0, kinds=None):
         self.rng = rng
         self.max_value = max_value
-        self.place = place
+        self.place = place or itertools.count(1).__next__
         self.flush_every = flush_every
         self.kinds = kinds or {"a": Client, "b": Client, "c": Client, "big": BigClient,
                                "http": HttpClient}
@@ -163,25 +165,25 @@ class Load:
             if client.failure:
                 raise client.failure
 
-    def check(self, find, place=0, acknowledged=True):
+    def check(self, find, safe=math.inf, end=math.inf):
         """What is stored after an end at that place must be what the clients know; find(key) tells
-        what is. With acknowledged=False answered writes may be missing too, as long as nothing is
-        there that came after them. Returns the records that are there, by client."""
-        shown = {name: client.check(find, place, acknowledged)
-                 for name, client in self.clients.items()}
+        what is. Everything answered up to the place `safe` must be there; what was answered behind
+        it may be missing, as long as nothing is there that came after it. Returns the records that
+        are there, by client."""
+        shown = {name: client.check(find, safe, end) for name, client in self.clients.items()}
         self.check_order(shown)
         return {name: kept for name, (_, _, kept) in shown.items()}
 
-    def check_server(self, server, *end):
+    def check_server(self, server, *places):
         with server.connect() as connection:
-            return self.check(lambda key: harness.mc_get(connection, key), *end)
+            return self.check(lambda key: harness.mc_get(connection, key), *places)
 
-    def check_files(self, directory, *end):
+    def check_files(self, directory, *places):
         """The same by the log alone. Here touches are seen that changed nothing but the expiry:
         what this returns is certain."""
         records = {key: (value, flags, cas, expires_ms / 1000)
                    for key, value, flags, expires_ms, _, cas in read_store.read(directory)}
-        return self.check(records.get, *end)
+        return self.check(records.get, *places)
 
     def check_order(self, shown):
         """Over all clients: a write that is there was sent after the answer to another one, which
@@ -388,13 +390,12 @@ class Client(threading.Thread):
 
     # After the end
 
-    def check(self, find, place, acknowledged):
+    def check(self, find, safe, end):
         """Compares what is stored with what may be: (least, most number of writes that may be
         there, what is there)."""
-        most = bisect.bisect_right([write.sent for write in self.writes], place)
-        safe = [n + 1 for n, write in enumerate(self.writes)
-                if write.acked is not None and write.acked <= place]
-        least = max(safe, default=0) if acknowledged else 0
+        most = bisect.bisect_right([write.sent for write in self.writes], end)
+        least = max((n + 1 for n, write in enumerate(self.writes)
+                     if write.acked is not None and write.acked <= min(safe, end)), default=0)
         keys = set(self.known) | {write.key for write in self.writes[:most]} - {None}
         found = {key: find(key) for key in sorted(keys)}
         expected = dict(self.known)

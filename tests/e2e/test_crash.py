@@ -6,7 +6,10 @@ its timing).
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import threading
 import time
 
 import pytest
@@ -28,23 +31,55 @@ def kill_in_stop(server, rng):
     server.kill()
 
 
+class Backups(threading.Thread):
+    """`ttctl backup` again and again into one directory, until the server is gone."""
+
+    def __init__(self, server, load, directory):
+        super().__init__(name="backups", daemon=True)
+        self.command = [harness.TTCTL, "-port", str(server.port), "backup", directory]
+        self.load = load
+        self.directory = directory
+        self.safe = None    # the place at which the last one began that came to its end
+
+    def run(self):
+        while True:
+            begin = self.load.place()
+            done = subprocess.run(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  timeout=10 * harness.WAIT_S)
+            if done.returncode != 0:
+                return
+            self.safe = begin
+
+    def check(self):
+        """Broken off at any point the directory still holds the last backup, or the next one."""
+        self.join()
+        if self.safe is not None:
+            harness.check_directory(self.directory)
+            self.load.check_files(self.directory, self.safe)
+
+
 @pytest.mark.parametrize("options, max_value, flush_every", [
     (["--sync", "always"], 20_000, 0),
     (["--sync", "always", "--segment-size", "4m"], 900_000, 1000),
     (["--sync", "interval=20", "--segment-size", "4m"], 200_000, 1000),
     (["--sync", "os", "--segment-size", "4m"], 200_000, 0),
 ], ids=["always", "always, small segments", "interval", "os"])
-def test_acknowledged_writes_survive(new_server, options, max_value, flush_every):
+def test_acknowledged_writes_survive(new_server, tmp_path, options, max_value, flush_every):
     rng = random.Random(harness.test_seed())
     server = new_server(*options)
     load = Load(rng, max_value, flush_every=flush_every)
     for _ in range(ROUNDS):
         server.start()
+        backups = Backups(server, load, tmp_path / "backup")
+        if rng.random() < 0.3:
+            backups.start()
         in_stop = rng.random() < 0.3
         load.run(server, int(20 * 100 ** rng.random()),
                  (lambda: kill_in_stop(server, rng)) if in_stop else server.kill)
         harness.check_directory(server.data)
         found = load.check_files(server.data)
+        if backups.is_alive() or backups.safe is not None:
+            backups.check()
         server.start()
         load.check_server(server)
         assert " error " not in server.log(), server.log()
@@ -57,6 +92,7 @@ def test_acknowledged_writes_survive(new_server, options, max_value, flush_every
         load.go_on_from(found)
     server.start()
     load.check_server(server)
+    shutil.rmtree(tmp_path / "backup", ignore_errors=True)
     # Torn tails are kept aside (cut-*); of uploads nothing may stay.
     left = [path.name for path in (server.data / "tmp").iterdir()]
     assert [name for name in left if not name.startswith("cut-")] == []
