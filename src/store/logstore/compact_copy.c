@@ -467,7 +467,7 @@ static int begin_header(struct compact_job *job, const struct compact_terms *ter
 {
     char *room = malloc(SEGMENT_HEADER_MAX);
     struct vectors *vectors = malloc(sizeof(*vectors));
-    struct segment_header before;
+    struct segment_header before = {0};
     struct buf encoded = {0};
     int rc = room == NULL || vectors == NULL ? -ENOMEM : 0;
 

@@ -24,11 +24,14 @@
 #include "store/logstore/compact_job.h"
 #include "store/logstore/segment_cursor.h"
 
-/* Of one transaction of the index. */
-#define MOVES_MAX 16384u
-#define KEYS_BYTES (2u * 1024 * 1024)
+/* Of one transaction of the index; and so many are gathered and sorted before, that the
+ * transactions do not all change the same pages. */
+#define TXN_MOVES 16384u
+#define MOVES_MAX (16u * TXN_MOVES)
+#define MOVES_KEYS (16u * 1024 * 1024)
 /* Entries that the writer mends between two batches. */
 #define MENDS_MAX 256u
+#define MENDS_KEYS (128u * 1024)
 #define HEAD_PIECE 4096u
 
 /* ---- the moves ---- */
@@ -36,22 +39,29 @@
 /* Gathers what is to be done for keys, and does it when there is enough of it. */
 struct mover {
     struct compact_job *job;
+    const _Atomic bool *stop;
     int (*run)(struct mover *m);
-    size_t limit;
     struct index_move *moves;
     size_t count;
+    size_t limit;
     char *keys; /* what their slices point into */
     size_t keys_used;
+    size_t keys_limit;
     bool first; /* the next transaction is the first one */
     int rc;     /* of what the writer does for us */
 };
 
-static int mover_begin(struct mover *m, struct compact_job *job, int (*run)(struct mover *m),
-                       size_t limit)
+static int mover_begin(struct mover *m, struct compact_job *job, const _Atomic bool *stop,
+                       int (*run)(struct mover *m), size_t limit, size_t keys_limit)
 {
-    *m = (struct mover){.job = job, .run = run, .limit = limit, .first = true};
-    m->moves = calloc(limit, sizeof(m->moves[0]));
-    m->keys = malloc(KEYS_BYTES);
+    *m = (struct mover){.job = job,
+                        .stop = stop,
+                        .run = run,
+                        .limit = limit,
+                        .keys_limit = keys_limit,
+                        .first = true};
+    m->moves = malloc(limit * sizeof(m->moves[0]));
+    m->keys = malloc(keys_limit);
     return m->moves == NULL || m->keys == NULL ? -ENOMEM : 0;
 }
 
@@ -75,7 +85,7 @@ static int mover_add(struct mover *m, const struct index_move *move)
     struct index_move *at;
     int rc = 0;
 
-    if (m->count == m->limit || KEYS_BYTES - m->keys_used < move->key.len)
+    if (m->count == m->limit || m->keys_limit - m->keys_used < move->key.len)
         rc = mover_run(m);
     if (rc != 0)
         return rc;
@@ -135,7 +145,7 @@ static int pass_record(struct pass *p, const struct record *r, uint32_t offset, 
 }
 
 /* The keys of the new segment, in its order. 0, -ECANCELED or -errno. */
-static int pass_new(struct mover *m, const _Atomic bool *stop)
+static int pass_new(struct mover *m)
 {
     struct compact_job *job = m->job;
     struct segment_cursor cursor;
@@ -151,7 +161,7 @@ static int pass_new(struct mover *m, const _Atomic bool *stop)
     pass_begin(&p, m);
     while (rc == 0 && (found = segment_cursor_next(&cursor, &r, &bytes, &offset)) == 1) {
         rc = pass_record(&p, &r, (uint32_t)offset, (uint32_t)bytes.len);
-        if (atomic_load_explicit(stop, memory_order_relaxed))
+        if (atomic_load_explicit(m->stop, memory_order_relaxed))
             rc = -ECANCELED;
     }
     segment_cursor_close(&cursor);
@@ -217,22 +227,41 @@ static int pass_gone(struct mover *m)
 
 /* ---- the rows ---- */
 
-static int move_chunk(struct mover *m)
+static int compare_moves(const void *a, const void *b)
+{
+    return index_compare_keys(((const struct index_move *)a)->key,
+                              ((const struct index_move *)b)->key);
+}
+
+/* Every transaction gets a stretch of the index of its own. */
+static int move_gathered(struct mover *m)
 {
     struct compact_job *job = m->job;
-    int rc = index_move(job->ls->index, job->number, m->moves, m->count, m->first, false, NULL, 0);
+    size_t done = 0;
+    int rc = 0;
 
-    m->first = false;
+    if (m->count > 0)
+        qsort(m->moves, m->count, sizeof(m->moves[0]), compare_moves);
+    do {
+        size_t count = m->count - done < TXN_MOVES ? m->count - done : TXN_MOVES;
+
+        rc = index_move(job->ls->index, job->number, m->moves + done, count, m->first, false, NULL,
+                        0);
+        m->first = false;
+        done += count;
+        if (rc == 0 && atomic_load(m->stop))
+            rc = -ECANCELED;
+    } while (rc == 0 && done < m->count);
     return rc;
 }
 
 static int move_all(struct compact_job *job, const _Atomic bool *stop)
 {
     struct mover m;
-    int rc = mover_begin(&m, job, move_chunk, MOVES_MAX);
+    int rc = mover_begin(&m, job, stop, move_gathered, MOVES_MAX, MOVES_KEYS);
 
     if (rc == 0)
-        rc = pass_new(&m, stop);
+        rc = pass_new(&m);
     if (rc == 0)
         rc = pass_gone(&m);
     if (rc == 0)
@@ -323,9 +352,9 @@ static int mend_delta(struct compact_job *job, const _Atomic bool *stop)
     writer_call(job->ls, take_removed, job);
     if (delta_count(atomic_load(&job->ls->active)) == 0)
         return 0;
-    rc = mover_begin(&m, job, mend_chunk, MENDS_MAX);
+    rc = mover_begin(&m, job, stop, mend_chunk, MENDS_MAX, MENDS_KEYS);
     if (rc == 0)
-        rc = pass_new(&m, stop);
+        rc = pass_new(&m);
     if (rc == 0)
         rc = mover_run(&m);
     mover_end(&m);
