@@ -40,7 +40,7 @@ def read_store_file(directory):
     check(text.startswith(b"ttserver store\nformat 1\n"), "STORE is of another program or format")
     check(int(total, 16) == xxh3(before), "STORE is damaged")
     fields = dict(line.split(" ", 1) for line in before.decode().splitlines())
-    return bytes.fromhex(fields["uuid"]), int(fields["segments"])
+    return bytes.fromhex(fields["uuid"]), int(fields["segments"]), fields["sync"]
 
 
 def read_segment(path, uuid):
@@ -106,7 +106,7 @@ def segments_in_order(directory, uuid, newest):
     return found
 
 
-def read_log(directory, uuid, newest):
+def read_log(directory, uuid, newest, sync):
     """All segments' headers and all records, in the log's order."""
     segments, salt = segments_in_order(directory, uuid, newest), xxh3(uuid)
     for s, after in zip(segments, segments[1:] + [None]):
@@ -116,8 +116,8 @@ def read_log(directory, uuid, newest):
         while offset < end:
             record, length = read_record(s.data, offset, salt)
             good = record and (record.seq >= seq if s.compacted else record.seq == seq)
-            if not good and not after and not s.compacted:
-                break  # the end of the log, or what was unfinished when the server ended
+            if not good and not s.compacted and (not after or sync != "always"):
+                return  # the end of the log, or what was unfinished when the server ended
             check(good, "segment", s.number, "offset", offset, "no good record stands here")
             yield record
             offset, seq = offset + length, record.seq + 1
@@ -142,9 +142,9 @@ def read_attributes(data, at=0):
 
 
 def read(directory, now_ms=None):
-    uuid, newest = read_store_file(directory)
+    uuid, newest, sync = read_store_file(directory)
     live, clock, flush, pending, moment = {}, 0, Stamp(0, 0, 0), Stamp(0, 0, 0), 0
-    for r in read_log(directory, uuid, newest):
+    for r in read_log(directory, uuid, newest, sync):
         if isinstance(r, Segment):
             clock, flush = max(clock, r.clock), max(flush, r.flushes[0])
             if r.flushes[1] >= pending:

@@ -94,7 +94,7 @@ def segments(server):
 
 def places(server, path):
     """(offset, record) of every record of a segment, by the Python reader."""
-    uuid, _ = read_store.read_store_file(server.data)
+    uuid, *_ = read_store.read_store_file(server.data)
     s = read_store.read_segment(path, uuid)
     offset = s.start
     while True:

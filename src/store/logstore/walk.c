@@ -409,7 +409,7 @@ static void check_link(struct walk *w, struct walk_segment *before, struct walk_
     before->last_seq = h->previous_seq;
     before->has_end = true;
     before->end = h->previous_end;
-    if (before->end > before->file_bytes) {
+    if (before->end > before->file_bytes && walk_syncs_at_once(w)) {
         walk_tell(w, &(struct walk_finding){
                          .kind = WALK_DAMAGE,
                          .path = before->path,
@@ -417,8 +417,10 @@ static void check_link(struct walk *w, struct walk_segment *before, struct walk_
                          .bytes = before->end - before->file_bytes,
                          .reason = "is shorter than its records",
                      });
-        before->end = before->file_bytes;
     }
+    /* Else a power cut may have shortened it: the walk sees what that means. */
+    if (before->end > before->file_bytes)
+        before->end = before->file_bytes;
 }
 
 static void take_compacted_end(struct walk *w, struct walk_segment *s)

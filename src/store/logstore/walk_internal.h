@@ -17,6 +17,12 @@ static inline bool walk_wants(const struct walk *w, const struct walk_segment *s
     return !s->ignored && (!s->superseded || w->options.superseded);
 }
 
+/* True if every closed segment was synced before the next one began. */
+static inline bool walk_syncs_at_once(const struct walk *w)
+{
+    return !w->has_identity || w->id.sync == STORE_SYNC_ALWAYS;
+}
+
 /* Looks for a good record head with a seq from min_seq to max_seq in the bytes [from, end) of a
  * segment. 1: it stands at *at; 0: there is none; -errno. */
 int walk_search(const struct walk *w, const struct walk_segment *s, uint64_t from, uint64_t end,

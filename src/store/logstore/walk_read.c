@@ -313,7 +313,7 @@ static bool may_be_torn(const struct walk *w, const struct walk_segment *s)
 {
     if (s->superseded || (s->has_header && s->header.compacted) || !s->has_header)
         return false;
-    return is_last(w) || (w->has_identity && w->id.sync != STORE_SYNC_ALWAYS);
+    return is_last(w) || !walk_syncs_at_once(w);
 }
 
 /* Tells what the next start cuts off, and ends the walk. */
@@ -459,19 +459,34 @@ static int enter(struct walk *w, struct walk_segment *s)
     return 0;
 }
 
-/* At the end of a segment's records. */
-static void finish(struct walk *w, const struct walk_segment *s)
+/* Its last records are not there: missing, or what a power cut has taken from the end of the log,
+ * which ends here then. 0 or -errno. */
+static int handle_short(struct walk *w, const struct walk_segment *s)
+{
+    int rc = may_be_torn(w, s) ? proves_synced(w, w->offset) : 1;
+
+    if (rc == 0)
+        return tell_torn(w, s);
+    if (rc == 1)
+        tell_missing(w, s, w->expected, s->last_seq);
+    return rc < 0 ? rc : 0;
+}
+
+/* At the end of a segment's records. 0 or -errno. */
+static int finish(struct walk *w, const struct walk_segment *s)
 {
     bool dense = s->has_header && !s->header.compacted;
+    int rc = 0;
 
     w->done_bytes += s->end;
     if (dense && s->last_seq != 0 && w->expected != 0 && w->expected <= s->last_seq)
-        tell_missing(w, s, w->expected, s->last_seq);
+        rc = handle_short(w, s);
     if (s->superseded)
         w->expected = w->expected_outside;
     else if (s->last_seq != 0)
         w->expected = s->last_seq + 1;
     leave(w);
+    return rc;
 }
 
 /* Does the good record stand where it may? */
@@ -526,7 +541,7 @@ int walk_next(struct walk *w, struct walk_record *out)
         else if (!w->entered)
             rc = enter(w, s);
         else if (w->offset >= s->end)
-            finish(w, s);
+            rc = finish(w, s);
         else
             rc = step(w, s, out);
         if (rc < 0 || (rc == 1 && w->entered))
