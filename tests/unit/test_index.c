@@ -113,12 +113,14 @@ static void rows_are_exactly_as_documented(void **state)
     static const unsigned char plain_row[] = {0x01, 0x04, 0x03, 0x02, 0x01, 0x14, 0x13, 0x12, 0x11,
                                               0x24, 0x23, 0x22, 0x21, 0x38, 0x37, 0x36, 0x35, 0x34,
                                               0x33, 0x32, 0x31, 0x44, 0x43, 0x42, 0x41, 0x52, 0x51};
-    static const unsigned char tail[] = {0x61, 0, 0, 0, 0x62, 0, 0, 0, 0x63, 0, 0, 0, 0x64, 0, 0, 0,
-                                         0,    0, 0, 0, 0x65, 0, 0, 0, 0,    0, 0, 0, 0x66, 0, 0, 0,
-                                         0,    0, 0, 0, 0x67, 0, 0, 0, 0,    0, 0, 0};
+    static const unsigned char tail[] = {0x61, 0, 0,    0, 0x62, 0, 0,    0, 0x63, 0, 0, 0, 0x64, 0,
+                                         0,    0, 0,    0, 0,    0, 0x65, 0, 0,    0, 0, 0, 0,    0,
+                                         0x66, 0, 0,    0, 0,    0, 0,    0, 0x67, 0, 0, 0, 0,    0,
+                                         0,    0, 0x5f, 0, 0,    0, 0,    0, 0,    0};
     unsigned char row[ENTRY_ROW_MAX];
     struct entry full = plain;
     struct entry back;
+    int64_t filed_ms;
 
     (void)state;
     assert_int_equal(entry_encode(&plain, row), sizeof(plain_row));
@@ -132,17 +134,24 @@ static void rows_are_exactly_as_documented(void **state)
     full.cas = 0x65;
     full.big_file = 0x66;
     full.big_bytes = 0x67;
-    assert_int_equal(entry_encode(&full, row), ENTRY_ROW_MAX);
+    assert_int_equal(entry_encode(&full, row), ENTRY_ROW_MAX - 8);
     assert_int_equal(row[0], 0x7b);
+    assert_true(entry_decode_filed(slice_of(row, ENTRY_ROW_MAX - 8), &back, &filed_ms));
+    assert_int_equal(filed_ms, 0x64);
+    assert_int_equal(entry_encode_filed(&full, 0x5f, row), ENTRY_ROW_MAX);
+    assert_int_equal(row[0], 0xfb);
     assert_memory_equal(row + 1, plain_row + 1, sizeof(plain_row) - 1);
     assert_memory_equal(row + sizeof(plain_row), tail, sizeof(tail));
     for (size_t len = 0; len < ENTRY_ROW_MAX; len++)
         assert_false(entry_decode(slice_of(guarded_copy(row, len), len), &back));
-    assert_true(entry_decode(slice_of(guarded_copy(row, ENTRY_ROW_MAX), ENTRY_ROW_MAX), &back));
+    assert_true(entry_decode_filed(slice_of(guarded_copy(row, ENTRY_ROW_MAX), ENTRY_ROW_MAX), &back,
+                                   &filed_ms));
     assert_true(entries_equal(&full, &back));
+    assert_int_equal(filed_ms, 0x5f);
 }
 
-/* Every first byte that entry_encode() cannot write is refused, whatever the length. */
+/* Every first byte that entry_encode() cannot write is refused, whatever the length; and what is filed
+ * under no moment, or a later one than its own. */
 static void rows_with_unknown_bits_are_refused(void **state)
 {
     unsigned char row[ENTRY_ROW_MAX + 1] = {0};

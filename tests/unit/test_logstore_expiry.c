@@ -288,6 +288,47 @@ static void a_touch_decides_when_a_record_is_swept(void **state)
     }
 }
 
+static int64_t next_expiry(struct store_fixture *f)
+{
+    int64_t at_ms = -1;
+
+    assert_int_equal(index_next_expiry(inside(f)->index, &at_ms), 0);
+    return at_ms;
+}
+
+static void a_record_that_lives_on_and_on_is_filed_anew_when_its_first_moment_comes(void **state)
+{
+    struct store_fixture *f = *state;
+    int64_t first_ms = in_ms(1000);
+
+    assert_int_equal(store_open(f), 0);
+    put_for(f, "touched", first_ms);
+    put_for(f, "written", first_ms);
+    put_for(f, key_of(500), first_ms);
+    reopen(f);
+    pass_ms(900);
+    assert_int_equal(
+        write_key(f, STORE_TOUCH, STORE_ANY, 0, "touched", slice_str(""), in_ms(5000)).status,
+        STORE_OK);
+    put_for(f, "written", in_ms(6000));
+    put_for(f, key_of(500), in_ms(6000));
+    reopen(f);
+    assert_int_equal(next_expiry(f), first_ms);
+    pass_ms(100);
+    sweep_all(f);
+    assert_int_equal(store_count(f->store), 3);
+    reopen(f);
+    assert_int_equal(next_expiry(f), first_ms + 4900);
+    pass_ms(4900);
+    sweep_all(f);
+    assert_int_equal(store_count(f->store), 2);
+    pass_ms(1000);
+    sweep_all(f);
+    assert_int_equal(store_count(f->store), 0);
+    reopen(f);
+    assert_int_equal(expiring_rows(f), 0);
+}
+
 static void a_swept_record_comes_back_after_a_kill_and_is_swept_again(void **state)
 {
     struct store_fixture *f = *state;
@@ -648,6 +689,7 @@ int main(void)
         T(records_of_the_index_leave_the_count_and_their_bytes_are_tombstones),
         T(a_large_sweep_waits_for_checkpoints),
         T(a_touch_decides_when_a_record_is_swept),
+        T(a_record_that_lives_on_and_on_is_filed_anew_when_its_first_moment_comes),
         T(a_swept_record_comes_back_after_a_kill_and_is_swept_again),
         T(the_file_of_a_swept_value_goes),
         T(a_flush_from_elsewhere_takes_only_what_is_older),

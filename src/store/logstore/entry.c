@@ -1,8 +1,8 @@
 /*
  * entry.c - the bytes of an index row (docs/format.md, "The index").
  *
- * Provides: entry_encode(), entry_decode().
- * Used by:  index.c.
+ * Provides: entry_encode(), entry_decode() and the like.
+ * Used by:  the index.
  * Threads:  pure.
  *
  * What most rows do not have takes no room: a bits byte says which of the last fields follow.
@@ -17,6 +17,7 @@ enum {
     BITS_EXPIRES = 0x10,
     BITS_CAS = 0x20,
     BITS_BIG = 0x40,
+    BITS_FILED = 0x80,
 
     OFF_BITS = 0,
     OFF_SEGMENT = 1,
@@ -31,12 +32,26 @@ enum {
     EXPIRES_SIZE = 8,
     CAS_SIZE = 8,
     BIG_SIZE = 16,
+    FILED_SIZE = 8,
 };
 
-_Static_assert(OFF_OPTIONAL + TOUCH_SIZE + EXPIRES_SIZE + CAS_SIZE + BIG_SIZE == ENTRY_ROW_MAX,
+_Static_assert(OFF_OPTIONAL + TOUCH_SIZE + EXPIRES_SIZE + CAS_SIZE + BIG_SIZE + FILED_SIZE ==
+                   ENTRY_ROW_MAX,
                "row size");
 
+int64_t entry_moment(const struct entry *e)
+{
+    if (e->kind == RECORD_DELETE)
+        return 0;
+    return e->expires_ms < 0 ? 1 : e->expires_ms;
+}
+
 size_t entry_encode(const struct entry *e, unsigned char *out)
+{
+    return entry_encode_filed(e, entry_moment(e), out);
+}
+
+size_t entry_encode_filed(const struct entry *e, int64_t filed_ms, unsigned char *out)
 {
     unsigned bits = (unsigned)e->kind & BITS_KIND;
     unsigned char *p = out + OFF_OPTIONAL;
@@ -70,6 +85,11 @@ size_t entry_encode(const struct entry *e, unsigned char *out)
         put_u64le(p + 8, e->big_bytes);
         p += BIG_SIZE;
     }
+    if (filed_ms < entry_moment(e)) {
+        bits |= BITS_FILED;
+        put_u64le(p, (uint64_t)filed_ms);
+        p += FILED_SIZE;
+    }
     out[OFF_BITS] = (unsigned char)bits;
     return (size_t)(p - out);
 }
@@ -78,13 +98,10 @@ size_t entry_encode(const struct entry *e, unsigned char *out)
 static size_t row_length(unsigned bits)
 {
     unsigned kind = bits & BITS_KIND;
-    size_t length;
+    size_t length = OFF_OPTIONAL;
 
-    if ((bits & ~(unsigned)(BITS_KIND | BITS_TOUCH | BITS_EXPIRES | BITS_CAS | BITS_BIG)) != 0)
-        return 0;
     if (kind != RECORD_PUT && kind != RECORD_DELETE && kind != RECORD_COUNTER)
         return 0;
-    length = OFF_OPTIONAL;
     if ((bits & BITS_TOUCH) != 0)
         length += TOUCH_SIZE;
     if ((bits & BITS_EXPIRES) != 0)
@@ -93,10 +110,19 @@ static size_t row_length(unsigned bits)
         length += CAS_SIZE;
     if ((bits & BITS_BIG) != 0)
         length += BIG_SIZE;
+    if ((bits & BITS_FILED) != 0)
+        length += FILED_SIZE;
     return length;
 }
 
 bool entry_decode(struct slice row, struct entry *out)
+{
+    int64_t filed_ms;
+
+    return entry_decode_filed(row, out, &filed_ms);
+}
+
+bool entry_decode_filed(struct slice row, struct entry *out, int64_t *filed_ms)
 {
     const unsigned char *in = (const unsigned char *)row.ptr;
     const unsigned char *p = in + OFF_OPTIONAL;
@@ -135,6 +161,11 @@ bool entry_decode(struct slice row, struct entry *out)
     if ((bits & BITS_BIG) != 0) {
         out->big_file = get_u64le(p);
         out->big_bytes = get_u64le(p + 8);
+        p += BIG_SIZE;
     }
-    return true;
+    *filed_ms = entry_moment(out);
+    if ((bits & BITS_FILED) == 0)
+        return true;
+    *filed_ms = (int64_t)get_u64le(p);
+    return *filed_ms > 0 && *filed_ms < entry_moment(out);
 }

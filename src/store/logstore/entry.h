@@ -39,12 +39,19 @@ static inline bool entry_is_late(const struct entry *e, int64_t now_ms)
     return e->expires_ms != 0 && e->expires_ms <= now_ms;
 }
 
-#define ENTRY_ROW_MAX 71 /* bytes */
+#define ENTRY_ROW_MAX 79 /* bytes */
 
-/* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. */
+/* When the entry is to be looked for by the sweep: never negative; 0: it does not expire. */
+int64_t entry_moment(const struct entry *e);
+
+/* Writes the row of an entry to out (ENTRY_ROW_MAX bytes); returns its length. `filed_ms`: under which
+ * moment the table of expiries has it; ignored if it does not expire. */
+size_t entry_encode_filed(const struct entry *e, int64_t filed_ms, unsigned char *out);
+/* The same, under its own moment. */
 size_t entry_encode(const struct entry *e, unsigned char *out);
 
-/* False if the bytes are no row; *out is then undefined. */
+/* False if the bytes are no row; *out is then undefined. *filed_ms: 0 if it does not expire. */
+bool entry_decode_filed(struct slice row, struct entry *out, int64_t *filed_ms);
 bool entry_decode(struct slice row, struct entry *out);
 
 #endif

@@ -76,6 +76,11 @@ int index_read_meta(struct index *index, struct index_meta *out, char *room);
 int index_apply(struct index *index, const struct delta_item *items, size_t count,
                 const struct index_meta *meta, bool drop_first);
 
+/* The present time in Unix milliseconds, for what is put from now on: a record that is put again with
+ * a later expiry stays filed in the table of expiries under the moment before, as long as that has
+ * not come. */
+void index_set_time(struct index *index, int64_t now_ms);
+
 int index_reader_open(struct index *index, struct index_reader **out);
 void index_reader_close(struct index_reader *reader);
 
@@ -150,9 +155,11 @@ int index_move(struct index *index, uint32_t to, struct index_move *moves, size_
 /* Forgets a segment of which no row names anything (-EBUSY else). 0 or -errno. */
 int index_forget_segment(struct index *index, uint32_t number);
 
-/* Calls each(key, entry, arg) for rows that expire at or before now_ms, the earliest first, until
- * it returns false. Rows of tombstones do not expire. Of a hashed key (more than INDEX_PREFIX_MAX
- * bytes) index_key has the index key only: the full one stands in the record. 0 or -errno. */
+/* Calls each(key, entry, arg) for rows that are filed under moments up to now_ms, the earliest first,
+ * until it returns false. No row expires before its moment, but it may expire later: then it is to be
+ * put again, to be filed anew. Rows of tombstones do not expire. Of a hashed key (more than
+ * INDEX_PREFIX_MAX bytes) index_key has the index key only: the full one stands in the record. 0 or
+ * -errno. */
 int index_expired(struct index_reader *reader, int64_t now_ms,
                   bool (*each)(struct slice index_key, const struct entry *e, void *arg),
                   void *arg);
@@ -167,14 +174,14 @@ int index_expired_from(struct index_reader *reader, struct index_expiry_cursor *
                        bool (*each)(struct slice index_key, const struct entry *e, void *arg),
                        void *arg);
 
-/* Rows that expire at or before now_ms, behind the cursor, up to `limit` of them. 0 or -errno. */
+/* Rows that are filed under moments up to now_ms, behind the cursor, up to `limit` of them. 0 or -errno. */
 int index_count_expired(struct index_reader *reader, const struct index_expiry_cursor *cursor,
                         int64_t now_ms, uint64_t limit, uint64_t *count);
 
 /* Rows that expire some time. 0 or -errno. */
 int index_expiring(struct index *index, uint64_t *rows);
 
-/* When the first row expires, Unix milliseconds; 0: none does. 0 or -errno. */
+/* No row expires before that, Unix milliseconds; 0: none does at all. 0 or -errno. */
 int index_next_expiry(struct index *index, int64_t *at_ms);
 
 /* Calls each() for every file of a big value that a row names, by number, until it returns false.

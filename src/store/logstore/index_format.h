@@ -15,7 +15,7 @@
 #include "store/logstore/index.h"
 
 /* What this program writes and reads. Another number: the index is rebuilt from the log. */
-#define INDEX_FORMAT 3u
+#define INDEX_FORMAT 4u
 
 /* Bytes of the encoded meta. */
 size_t index_meta_size(const struct index_meta *meta);

@@ -24,6 +24,7 @@ struct index {
     MDB_dbi segments;       /* segment number -> bytes that rows name in it */
     MDB_dbi expiry;         /* expiry, index key -> nothing */
     MDB_dbi big;            /* number of a big value's file -> its bytes */
+    _Atomic int64_t now_ms; /* index_set_time() */
     _Atomic bool condemned; /* damage was found and logged, the file is removed */
     bool read_only;         /* nothing is locked, written, logged or removed */
     char dir[PATH_MAX];
@@ -96,6 +97,20 @@ int index_end_write(struct index *index, MDB_txn *txn, int lmdb);
 
 /* ---- index_tables.c: what rows have in the tables beside `keys` ---- */
 
+/* A row, as it stands in `keys`. */
+struct row {
+    struct entry entry;
+    /* The moment under which `expiry` has it, 0: it does not expire. Not later than the entry's own:
+     * a record that is written again and again, each time for some time more, stays where it is filed
+     * until that moment has come. */
+    int64_t filed_ms;
+};
+
+static inline bool row_decode(struct slice bytes, struct row *out)
+{
+    return entry_decode_filed(bytes, &out->entry, &out->filed_ms);
+}
+
 /* What a transaction changes in a segment's share. */
 struct segment_change {
     bool used;
@@ -122,8 +137,8 @@ struct shares {
 
 void shares_begin(struct shares *s, struct index *index, MDB_txn *txn);
 /* A row of this index key goes from `old` to `now`; NULL: there is none. 0 or LMDB's code. */
-int shares_replace(struct shares *s, struct slice index_key, const struct entry *old,
-                   const struct entry *now);
+int shares_replace(struct shares *s, struct slice index_key, const struct row *old,
+                   const struct row *now);
 /* Writes what was gathered. 0 or LMDB's code. */
 int shares_write(struct shares *s);
 void shares_end(struct shares *s);

@@ -302,19 +302,11 @@ static int change_expiry(struct shares *s, int64_t expires_ms, struct slice inde
     return 0;
 }
 
-/* The moment for the table, never negative; 0: the row does not expire. */
-static int64_t expiry_of(const struct entry *e)
-{
-    if (e == NULL || e->kind == RECORD_DELETE)
-        return 0;
-    return e->expires_ms < 0 ? 1 : e->expires_ms;
-}
-
 /* ---- files of big values ---- */
 
-static bool names_file(const struct entry *e)
+static bool names_file(const struct row *row)
 {
-    return e != NULL && e->kind != RECORD_DELETE && e->big_bytes > 0;
+    return row != NULL && row->entry.kind != RECORD_DELETE && row->entry.big_bytes > 0;
 }
 
 static int change_big(struct shares *s, const struct entry *e, bool add)
@@ -347,25 +339,26 @@ void shares_end(struct shares *s)
     free(s->expiry_keys);
 }
 
-int shares_replace(struct shares *s, struct slice index_key, const struct entry *old,
-                   const struct entry *now)
+int shares_replace(struct shares *s, struct slice index_key, const struct row *old,
+                   const struct row *now)
 {
+    int64_t old_filed_ms = old != NULL ? old->filed_ms : 0;
+    int64_t filed_ms = now != NULL ? now->filed_ms : 0;
     int rc = 0;
 
     if (old != NULL)
-        rc = change_segments(s, old, -1);
+        rc = change_segments(s, &old->entry, -1);
     if (rc == 0 && now != NULL)
-        rc = change_segments(s, now, 1);
-    if (expiry_of(old) != expiry_of(now)) {
-        if (rc == 0 && expiry_of(old) != 0)
-            rc = change_expiry(s, expiry_of(old), index_key, false);
-        if (rc == 0 && expiry_of(now) != 0)
-            rc = change_expiry(s, expiry_of(now), index_key, true);
-    }
-    if (rc == 0 && names_file(old) && !(names_file(now) && now->big_file == old->big_file))
-        rc = change_big(s, old, false);
+        rc = change_segments(s, &now->entry, 1);
+    if (rc == 0 && old_filed_ms != 0 && old_filed_ms != filed_ms)
+        rc = change_expiry(s, old_filed_ms, index_key, false);
+    if (rc == 0 && filed_ms != 0 && old_filed_ms != filed_ms)
+        rc = change_expiry(s, filed_ms, index_key, true);
+    if (rc == 0 && names_file(old) &&
+        !(names_file(now) && now->entry.big_file == old->entry.big_file))
+        rc = change_big(s, &old->entry, false);
     if (rc == 0 && names_file(now))
-        rc = change_big(s, now, true);
+        rc = change_big(s, &now->entry, true);
     return rc;
 }
 
@@ -519,7 +512,7 @@ static bool is_late(const struct table_read *r, MDB_val key)
 
 /* The row that an expiry belongs to. 0 or LMDB's code. */
 static int expired_row(const struct table_read *r, MDB_val key, MDB_val rest, char *index_key,
-                       size_t *len, struct entry *e)
+                       size_t *len, struct row *out)
 {
     MDB_val row_key;
     MDB_val row;
@@ -530,7 +523,8 @@ static int expired_row(const struct table_read *r, MDB_val key, MDB_val rest, ch
         return MDB_CORRUPTED;
     row_key = val_of(index_key, *len);
     rc = mdb_get(r->reader->txn, r->reader->index->keys, &row_key, &row);
-    if (rc == MDB_NOTFOUND || (rc == 0 && !entry_decode(slice_of_val(row), e)))
+    if (rc == MDB_NOTFOUND || (rc == 0 && (!row_decode(slice_of_val(row), out) ||
+                                           out->filed_ms != (int64_t)get_u64be(key.mv_data))))
         rc = MDB_CORRUPTED;
     return rc;
 }
@@ -544,17 +538,17 @@ static int read_expired(void *arg)
 
     while (rc == 0 && is_late(r, key)) {
         char bytes[INDEX_KEY_MAX];
-        struct entry e;
+        struct row row;
         size_t len;
 
-        rc = expired_row(r, key, rest, bytes, &len, &e);
+        rc = expired_row(r, key, rest, bytes, &len, &row);
         if (rc != 0)
             return rc;
         if (r->expiry != NULL) {
             r->expiry->len = key.mv_size;
             memcpy(r->expiry->key, key.mv_data, key.mv_size);
         }
-        if (!r->each_row(slice_of(bytes, len), &e, r->arg))
+        if (!r->each_row(slice_of(bytes, len), &row.entry, r->arg))
             return 0;
         rc = mdb_cursor_get(r->cursor, &key, &rest, MDB_NEXT);
     }

@@ -16,11 +16,15 @@
 #include "store/logstore/index_internal.h"
 
 enum {
-    /* A transaction holds a copy of every page it changes: at most so many, about 64 MiB, are aimed
-       at ... */
-    DIRTY_PAGES = 16 * 1024,
-    /* ... and at most so many rows, however densely they seem to lie. */
+    /* A transaction holds a copy of every page it changes, in memory first and then in the file,
+       where the old ones are free for the next but one. So it aims at a part of the file ... */
+    DIRTY_SHARE = 8,
+    /* ... within these bounds (the upper one is about 64 MiB) ... */
+    DIRTY_PAGES_MIN = 256,
+    DIRTY_PAGES_MAX = 16 * 1024,
+    /* ... and at most at so many rows, however densely they seem to lie. */
     TXN_ROWS = 50 * 1000,
+    ROWS_PER_NEW_PAGE = 40, /* or more, of both tables */
 };
 
 /* ---- rows ---- */
@@ -32,22 +36,39 @@ static bool is_counted(const struct entry *e, struct stamp flush)
 }
 
 /* The row of a key. 0 or LMDB's code; MDB_NOTFOUND: there is none. */
-static int row_find(MDB_cursor *cursor, MDB_val key, struct entry *out)
+static int row_find(MDB_cursor *cursor, MDB_val key, struct row *out)
 {
-    MDB_val row;
-    int rc = mdb_cursor_get(cursor, &key, &row, MDB_SET);
+    MDB_val value;
+    int rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
 
-    if (rc == 0 && !entry_decode(slice_of_val(row), out))
+    if (rc == 0 && !row_decode(slice_of_val(value), out))
         rc = MDB_CORRUPTED;
     return rc;
 }
 
-static int row_put(MDB_cursor *cursor, MDB_val key, const struct entry *e, unsigned flags)
+static int row_put(MDB_cursor *cursor, MDB_val key, const struct row *row, unsigned flags)
 {
-    unsigned char row[ENTRY_ROW_MAX];
-    MDB_val value = val_of(row, entry_encode(e, row));
+    unsigned char bytes[ENTRY_ROW_MAX];
+    MDB_val value = val_of(bytes, entry_encode_filed(&row->entry, row->filed_ms, bytes));
 
     return mdb_cursor_put(cursor, &key, &value, flags);
+}
+
+/* The row of an entry that takes the place of `old` (NULL: there is none). */
+static struct row row_after_put(const struct index *index, const struct row *old,
+                                const struct entry *e)
+{
+    struct row row = {*e, entry_moment(e)};
+
+    if (old != NULL && old->filed_ms != 0 && old->filed_ms < row.filed_ms &&
+        old->filed_ms > atomic_load(&index->now_ms))
+        row.filed_ms = old->filed_ms;
+    return row;
+}
+
+void index_set_time(struct index *index, int64_t now_ms)
+{
+    atomic_store(&index->now_ms, now_ms);
 }
 
 /* ---- checkpoints ---- */
@@ -61,15 +82,39 @@ struct batch {
     bool drop;                     /* the old contents go */
 };
 
-/* Rows of one transaction when `count` sorted rows go into an index with so many leaf pages: count
- * / leaves of them share a page, if they are spread evenly. */
-static size_t rows_per_txn(size_t count, size_t leaf_pages)
+/* Pages that so many rows touch in a table with so many leaves, if they are spread evenly. */
+static size_t pages_touched(size_t rows, size_t leaves)
 {
-    size_t per_page = leaf_pages > 0 ? count / leaf_pages : TXN_ROWS;
+    return (rows < leaves ? rows : leaves) + rows / ROWS_PER_NEW_PAGE;
+}
 
-    if (per_page == 0)
-        per_page = 1;
-    return per_page > TXN_ROWS / DIRTY_PAGES ? TXN_ROWS : per_page * DIRTY_PAGES;
+/* How many of the sorted items go into one transaction. 0 or -errno. */
+static int rows_per_txn(struct index *index, const struct delta_item *items, size_t count,
+                        size_t *out)
+{
+    MDB_stat keys = {0};
+    MDB_stat expiry = {0};
+    size_t expiring = 0;
+    size_t budget;
+    size_t pages;
+    int rc = index_stat(index, index->keys, &keys);
+
+    if (rc == 0)
+        rc = index_stat(index, index->expiry, &expiry);
+    for (size_t i = 0; i < count; i++)
+        expiring += entry_moment(items[i].entry) != 0;
+    budget = (keys.ms_leaf_pages + expiry.ms_leaf_pages + (count + expiring) / ROWS_PER_NEW_PAGE) /
+             DIRTY_SHARE;
+    if (budget < DIRTY_PAGES_MIN)
+        budget = DIRTY_PAGES_MIN;
+    if (budget > DIRTY_PAGES_MAX)
+        budget = DIRTY_PAGES_MAX;
+    pages =
+        pages_touched(count, keys.ms_leaf_pages) + pages_touched(expiring, expiry.ms_leaf_pages);
+    *out = pages > budget ? count / (pages / budget + 1) + 1 : TXN_ROWS;
+    if (*out > TXN_ROWS)
+        *out = TXN_ROWS;
+    return rc;
 }
 
 /* True if `first` lies behind all rows: then pages can be filled to the brim, as in a rebuild from
@@ -101,8 +146,8 @@ static int put_rows(MDB_cursor *cursor, struct shares *shares, const struct batc
     for (size_t i = 0; rc == 0 && i < b->count; i++) {
         char index_bytes[INDEX_KEY_MAX];
         MDB_val key = val_of(index_bytes, index_key(b->items[i].key, index_bytes));
-        const struct entry *now = b->items[i].entry;
-        struct entry old;
+        struct row old;
+        struct row now;
         bool replaces;
 
         if (!append)
@@ -110,11 +155,13 @@ static int put_rows(MDB_cursor *cursor, struct shares *shares, const struct batc
         replaces = !append && rc == 0;
         if (rc == MDB_NOTFOUND)
             rc = 0;
-        *change += is_counted(now, flush) - (replaces && is_counted(&old, flush));
+        if (rc != 0)
+            break;
+        now = row_after_put(shares->index, replaces ? &old : NULL, b->items[i].entry);
+        *change += is_counted(&now.entry, flush) - (replaces && is_counted(&old.entry, flush));
+        rc = shares_replace(shares, slice_of_val(key), replaces ? &old : NULL, &now);
         if (rc == 0)
-            rc = shares_replace(shares, slice_of_val(key), replaces ? &old : NULL, now);
-        if (rc == 0)
-            rc = row_put(cursor, key, now, append ? MDB_APPEND : 0);
+            rc = row_put(cursor, key, &now, append ? MDB_APPEND : 0);
     }
     return rc;
 }
@@ -197,16 +244,15 @@ int index_apply(struct index *index, const struct delta_item *items, size_t coun
                 const struct index_meta *meta, bool drop_first)
 {
     struct batch last = {.meta = meta, .drop = drop_first};
-    MDB_stat stat = {0};
+    size_t per_txn = count;
     ssize_t done = 0;
-    int rc = index_stat(index, index->keys, &stat);
+    int rc = rows_per_txn(index, items, count, &per_txn);
 
     /* After a flush there is one transaction: a count that goes with half of what came behind the
      * flush would be wrong as soon as a replay meets it. The rows go into an empty database in
      * their order, so its pages are few. */
     if (rc == 0 && !drop_first) {
-        done = apply_all_but_last(index, items, count, rows_per_txn(count, stat.ms_leaf_pages),
-                                  meta != NULL);
+        done = apply_all_but_last(index, items, count, per_txn, meta != NULL);
         rc = done < 0 ? (int)done : 0;
     }
     if (rc == 0) {
@@ -226,8 +272,8 @@ static int compare_moves(const void *a, const void *b)
 }
 
 /* The row after a move. False: it does not name the old place (any more). */
-static bool row_after(const struct index_move *m, uint32_t to, const struct entry *old,
-                      struct entry *now)
+static bool entry_after_move(const struct index_move *m, uint32_t to, const struct entry *old,
+                             struct entry *now)
 {
     bool record = old->segment == m->segment && old->offset == m->offset;
     bool touch =
@@ -261,13 +307,14 @@ static int move_row(MDB_cursor *cursor, struct shares *shares, const struct inde
     char bytes[INDEX_KEY_MAX];
     MDB_val key = val_of(bytes, index_key(m->key, bytes));
     bool goes = m->what == MOVED_GONE;
-    struct entry old;
-    struct entry now;
+    struct row old = {.filed_ms = 0};
+    struct row now;
     int rc = row_find(cursor, key, &old);
 
-    if (rc == MDB_NOTFOUND || (rc == 0 && !row_after(m, to, &old, &now)))
+    now.filed_ms = old.filed_ms;
+    if (rc == MDB_NOTFOUND || (rc == 0 && !entry_after_move(m, to, &old.entry, &now.entry)))
         return 0;
-    if (rc == 0 && goes && is_counted(&old, flush))
+    if (rc == 0 && goes && is_counted(&old.entry, flush))
         rc = EINVAL;
     if (rc == 0)
         rc = shares_replace(shares, slice_of_val(key), &old, goes ? NULL : &now);

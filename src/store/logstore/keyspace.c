@@ -357,3 +357,24 @@ int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t
         big_let_go(ls, e.big_file, e.big_bytes, ls->log.tail_seq);
     return 1;
 }
+
+int keyspace_refresh(struct logstore *ls, uint64_t hash, struct slice key)
+{
+    struct delta *active = atomic_load_explicit(&ls->active, memory_order_relaxed);
+    const struct delta *frozen;
+    struct entry e;
+    bool newer = delta_find(active, hash, key, UINT64_MAX, &e, NULL);
+    int rc;
+
+    grace_enter(&ls->grace, &ls->writer_grace);
+    frozen = atomic_load_explicit(&ls->frozen, memory_order_acquire);
+    if (!newer && frozen != NULL)
+        newer = delta_find(frozen, hash, key, UINT64_MAX, &e, NULL);
+    rc = newer ? -ENOENT : index_find(ls->writer_reader, key, &e);
+    grace_leave(&ls->writer_grace);
+    if (rc == 0)
+        rc = delta_put(active, hash, key, &e, ls->log.tail_seq);
+    if (rc == 0)
+        note_expiry(ls, &e);
+    return rc == -ENOENT ? 0 : rc;
+}

@@ -40,6 +40,7 @@ enum {
     LOOK_MS_MAX = 15000,
     KEYS_AT_ONCE = 512, /* for the writer */
     KEYS_BYTES = 1024 * 1024,
+    WALK_ROWS = KEYS_AT_ONCE, /* in one transaction of the index */
     WAITING_MAX = 100 * 1000, /* counted for the figures */
 };
 
@@ -48,6 +49,7 @@ enum {
 /* A row of the index that may be swept. */
 struct candidate {
     struct entry entry;
+    bool refile;
     uint16_t len;
     char index_key[INDEX_KEY_MAX];
 };
@@ -57,6 +59,7 @@ struct swept_key {
     uint64_t hash;
     size_t offset; /* in the batch's bytes */
     size_t len;
+    bool refile; /* it expires later than the index thought when its row was written */
 };
 
 struct sweep {
@@ -95,6 +98,7 @@ struct sweep {
     int64_t first_late_ms;             /* of what the delta has, as far as the look has come */
     char walk_key[INDEX_KEY_MAX];      /* where the walk for a flush goes on */
     size_t walk_len;
+    unsigned walk_rows; /* in this transaction */
 
     _Atomic uint64_t swept;
     _Atomic uint64_t looks;
@@ -108,8 +112,9 @@ static void sweep_keys(struct logstore *ls, void *arg)
 
     for (unsigned i = 0; i < s->key_count && s->failed == 0; i++) {
         const struct swept_key *k = &s->keys[i];
-        int rc =
-            keyspace_sweep(ls, k->hash, slice_of(s->bytes.data + k->offset, k->len), s->now_ms);
+        struct slice key = slice_of(s->bytes.data + k->offset, k->len);
+        int rc = k->refile ? keyspace_refresh(ls, k->hash, key)
+                           : keyspace_sweep(ls, k->hash, key, s->now_ms);
 
         if (rc < 0)
             s->failed = rc;
@@ -148,11 +153,11 @@ static bool hand_over(struct sweep *s)
 }
 
 /* False: the round ends here. */
-static bool gather(struct sweep *s, struct slice key)
+static bool gather(struct sweep *s, struct slice key, bool refile)
 {
     struct swept_key *k = &s->keys[s->key_count];
 
-    *k = (struct swept_key){hash_slice(key), s->bytes.len, key.len};
+    *k = (struct swept_key){hash_slice(key), s->bytes.len, key.len, refile};
     s->failed = buf_reserve(&s->bytes, key.len + 1); /* a place for the empty one too */
     if (s->failed != 0)
         return false;
@@ -192,7 +197,7 @@ static void look_at(const struct delta_item *item, void *arg)
     if (is_wanted(s, e) && !s->full) {
         if (!delta_find(s->active, hash_slice(item->key), item->key, UINT64_MAX, &newer, NULL) ||
             is_wanted(s, &newer))
-            (void)gather(s, item->key);
+            (void)gather(s, item->key, false);
     } else if (e->expires_ms != 0 && e->expires_ms < s->first_late_ms) {
         s->first_late_ms = e->expires_ms;
     }
@@ -241,9 +246,8 @@ static bool add_candidate(struct slice index_key, const struct entry *e, void *a
     struct sweep *s = arg;
     struct candidate *c = &s->page[s->page_count];
 
-    if (!is_wanted(s, e))
-        return true;
     c->entry = *e;
+    c->refile = !is_wanted(s, e);
     c->len = (uint16_t)index_key.len;
     memcpy(c->index_key, index_key.ptr, index_key.len);
     return ++s->page_count < KEYS_AT_ONCE;
@@ -267,9 +271,9 @@ static int key_of(struct sweep *s, const struct candidate *c, struct slice *out)
     return rc;
 }
 
-/* True unless something newer is known to be in the delta that needs no sweep: most rows that are
- * met a second time are those that were swept since the last checkpoint. */
-static bool may_be_swept(struct sweep *s, struct slice key)
+/* True unless something newer is known to be in the delta that needs nothing: most rows that are met
+ * a second time are those that were swept since the last checkpoint. */
+static bool is_left(struct sweep *s, struct slice key, bool refile)
 {
     struct logstore *ls = s->ls;
     uint64_t hash = hash_slice(key);
@@ -284,7 +288,7 @@ static bool may_be_swept(struct sweep *s, struct slice key)
     if (!found && d != NULL)
         found = delta_find(d, hash, key, UINT64_MAX, &e, NULL);
     grace_leave(&s->grace);
-    return !found || is_wanted(s, &e);
+    return !found || (!refile && is_wanted(s, &e));
 }
 
 /* Hands the page's keys to the writer. False: the round ends here. */
@@ -301,8 +305,8 @@ static bool sweep_page(struct sweep *s)
             go_on = false;
         } else if (rc != 0) {
             s->cursor_checkpoint = NO_CHECKPOINT; /* it is looked at again */
-        } else if (may_be_swept(s, key)) {
-            go_on = gather(s, key);
+        } else if (is_left(s, key, s->page[i].refile)) {
+            go_on = gather(s, key, s->page[i].refile);
         }
     }
     s->page_count = 0;
@@ -340,9 +344,14 @@ static bool add_flushed(struct slice index_key, const struct entry *e, void *arg
 {
     struct sweep *s = arg;
 
-    s->walk_len = index_key.len;
-    memcpy(s->walk_key, index_key.ptr, index_key.len);
-    return add_candidate(index_key, e, arg);
+    if (++s->walk_rows > WALK_ROWS) {
+        s->walk_len = index_key.len;
+        memcpy(s->walk_key, index_key.ptr, index_key.len);
+        return false;
+    }
+    if (is_wanted(s, e))
+        (void)add_candidate(index_key, e, arg);
+    return true;
 }
 
 static void flush_is_swept(struct logstore *ls, void *arg)
@@ -362,8 +371,9 @@ static void sweep_flushed(struct sweep *s)
     s->flush = keyspace_flush(s->ls);
     look_at_delta(s);
     while (more && s->failed == 0 && !s->full) {
+        s->walk_rows = 0;
         s->failed = index_walk(s->reader, from, add_flushed, s);
-        more = s->page_count == KEYS_AT_ONCE;
+        more = s->walk_rows > WALK_ROWS;
         from = slice_of(s->walk_key, s->walk_len);
         if (s->failed == 0)
             (void)sweep_page(s);
