@@ -10,6 +10,7 @@
  * ... GET /-/metrics        Prometheus text format
  * GET /-/keys?prefix=P&after=K&limit=N   one key a line, in bytewise order (session/admin_keys.c)
  * POST /-/backup[/renew|/end]   what ttctl backup needs (session/admin_backup.c)
+ * POST /-/compact       asks for a compaction of all that is worth it
  */
 #include "session/admin.h"
 
@@ -173,6 +174,18 @@ static void reply_metrics(struct http_session *s, const struct http_request *r)
     reply_buf(s, 200, "text/plain; version=0.0.4; charset=utf-8", &m.numbers);
 }
 
+/* ---- compaction ---- */
+
+static void reply_compact(struct http_session *s, const struct http_request *r)
+{
+    struct buf body = {0};
+
+    (void)r;
+    store_compact(s->worker->app->store);
+    buf_printf(&body, "{\"compaction\":\"asked\"}\n");
+    reply_buf(s, 200, "application/json", &body);
+}
+
 /* ---- the paths ---- */
 
 static const struct {
@@ -184,7 +197,7 @@ static const struct {
     {"live", reply_live, false, false},           {"ready", reply_ready, false, false},
     {"metrics", reply_metrics, true, false},      {"keys", admin_keys, true, false},
     {"backup", admin_backup_begin, true, true},   {"backup/renew", admin_backup_renew, true, true},
-    {"backup/end", admin_backup_end, true, true},
+    {"backup/end", admin_backup_end, true, true}, {"compact", reply_compact, true, true},
 };
 
 static void reply_options(struct http_session *s, const char *allow)

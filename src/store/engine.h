@@ -33,6 +33,7 @@ struct store_engine {
     int64_t (*now_ms)(const struct store *store);
     int (*close)(struct store *store);
     int (*stat)(struct store *store, struct buf *out);
+    void (*compact)(struct store *store);
     int (*backup_begin)(struct store *store, int64_t lease_ms, uint64_t *token, struct buf *list);
     int (*backup_renew)(struct store *store, uint64_t token, int64_t lease_ms);
     int (*backup_end)(struct store *store, uint64_t token);

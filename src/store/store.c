@@ -327,6 +327,11 @@ int store_close(struct store *store)
     return store->engine->close(store);
 }
 
+void store_compact(struct store *store)
+{
+    store->engine->compact(store);
+}
+
 int store_stat(struct store *store, struct buf *out)
 {
     return store->engine->stat(store, out);

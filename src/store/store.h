@@ -366,4 +366,9 @@ int store_backup_end(struct store *store, uint64_t token);
  * -ENOMEM. */
 int store_stat(struct store *store, struct buf *out);
 
+/* Asks for a checkpoint, and then for a compaction of all that is worth it, at full speed. Returns
+ * at once; "compaction_asked" among the figures is 1 until nothing is left to be done. Any thread,
+ * when the store serves. */
+void store_compact(struct store *store);
+
 #endif

@@ -422,6 +422,8 @@ const struct command command_table[] = {
     {"verify", "DIR", 0, 0, "check all of a stopped server's data", run_verify, verify_more},
     {"repair", "DIR --to NEWDIR", 0, 0, "copy what is good of a damaged data directory", run_repair,
      repair_more},
+    {"compact", "[DIR]", 0, 0, "give back the room of what was overwritten", run_compact,
+     compact_more},
     {"rebuild-index", "DIR", 0, 0, "make the index of a data directory anew", run_rebuild_index,
      rebuild_index_more},
     {"backup", "DIR", 0, 0, "make or renew a backup of the running store", run_backup, backup_more},

@@ -2,6 +2,7 @@
 files of a server what the server has served."""
 
 import random
+import subprocess
 import sys
 import time
 
@@ -200,6 +201,26 @@ def test_a_reader_after_the_documentation_sees_what_was_served(mixed):
     shown = served(server)
     assert len(shown) > 40
     server.stop()
+    check(mix, shown, read_store.read(server.data))
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_it_reads_what_a_compaction_has_made(mixed, end):
+    server, mix = mixed
+    names = set(path.name for path in (server.data / "log").iterdir())
+    with server.connect() as c:
+        for n in range(30):
+            c.ask(b"delete bulk%d\r\n" % n, b"DELETED\r\n" if n < 8 else b"NOT_FOUND\r\n")
+    mix.steps(100)
+    shown = served(server)
+    assert subprocess.run([harness.TTCTL, "-port", str(server.port), "compact"],
+                          stdout=subprocess.DEVNULL, timeout=harness.WAIT_S * 4).returncode == 0
+    assert served(server) == shown
+    server.stop() if end == "stop" else server.kill()
+    uuid, *_ = read_store.read_store_file(server.data)
+    segments = [read_store.read_segment(path, uuid) for path in (server.data / "log").iterdir()]
+    assert any(s.compacted for s in segments)
+    assert set(path.name for path in (server.data / "log").iterdir()) != names
     check(mix, shown, read_store.read(server.data))
 
 

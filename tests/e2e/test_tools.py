@@ -445,6 +445,7 @@ def test_random_damage_is_repaired(store, tmp_path):
     (["repair", "a", "--to"], "option --to needs an argument"),
     (["log", "a", "--from", "x"], "--from: expected a record's number"),
     (["doctor", "a", "b"], "one argument too many: b"),
+    (["compact", "a", "b"], "one argument too many: b"),
 ])
 def test_wrong_usage_has_status_2(words, said):
     status, out, err = ctl(*words)
@@ -452,7 +453,7 @@ def test_wrong_usage_has_status_2(words, said):
     assert said in err and f"try ttctl {words[0]} -h" in err
 
 
-@pytest.mark.parametrize("name", ["verify", "repair", "log", "doctor"])
+@pytest.mark.parametrize("name", ["verify", "repair", "log", "doctor", "compact"])
 def test_each_command_explains_itself(name):
     for word in ("-h", "--help"):
         out = done(name, word)
@@ -538,6 +539,57 @@ def test_log_tells_damage_and_goes_on(store):
     assert status == 1
     assert f"damage: {path} at offset {offset}" in err
     assert out.splitlines() == [line for line in whole if not line.startswith(f"{record.seq} ")]
+
+
+# ---- compact ----
+
+def log_bytes(server):
+    """Without the zeros ahead of the tail."""
+    return sum(len(path.read_bytes().rstrip(b"\0")) for path in (server.data / "log").iterdir())
+
+
+def overwrite(server):
+    """Ten segments of records, nearly all of them superseded."""
+    with server.connect() as c:
+        for n in range(80):
+            c.send(set_command(f"key{n % 4}", b"%d " % n * 200_000))
+        for n in range(80):
+            c.expect(b"STORED\r\n")
+
+
+def test_a_running_server_compacts_when_asked(new_server):
+    server = new_server("--segment-size", "4m").start()
+    overwrite(server)
+    out = done("-port", server.port, "compact")
+    assert out.startswith("compacted, the log has ")
+    assert int(out.split()[-2]) < 8 << 20
+    assert serves(server, ["key1"])["key1"] == b"77 " * 200_000
+    server.stop()
+    verified(server.data)
+
+
+def test_a_stopped_servers_directory_is_compacted(new_server):
+    server = new_server("--segment-size", "4m").start()
+    overwrite(server)
+    server.kill()
+    assert done_with_log("compact", server.data).startswith("compacted, ")
+    verified(server.data)
+    assert log_bytes(server) < 8 << 20
+    server.start()
+    assert serves(server, ["key1"])["key1"] == b"77 " * 200_000
+
+
+def done_with_log(*words):
+    """Of a command that opens the store: its log lines go to the standard error."""
+    status, out, err = ctl(*words)
+    assert status == 0 and " error " not in err, (out, err)
+    return out
+
+
+def test_compact_says_why_not(server, tmp_path):
+    assert "is in use" in fails("compact", server.data)
+    assert "is no data directory" in fails("compact", tmp_path / "none")
+    assert "no server answers" in fails("-port", harness.free_port(), "compact")
 
 
 # ---- doctor ----

@@ -345,8 +345,11 @@ static void *compact_main(void *arg)
 
     pthread_setname_np(pthread_self(), "tt-compact");
     while (!atomic_load(&c->stop)) {
-        int rc = atomic_load(&ls->read_only) ? -EROFS : step(ls);
+        bool read_only = atomic_load(&ls->read_only);
+        int rc = read_only ? -EROFS : step(ls);
 
+        if (read_only)
+            atomic_store(&c->thorough, false); /* whoever waits for it waits in vain */
         atomic_store(&c->running, rc == 0);
         if (rc == 0)
             c->complaint = 0;
@@ -483,12 +486,12 @@ int compact_stat(struct logstore *ls, struct buf *out)
 
     return buf_printf(
         out,
-        "compaction_running %d\ncompacted_segments %" PRIu64 "\ncompaction_read_bytes %" PRIu64
-        "\ncompaction_written_bytes %" PRIu64 "\ncompaction_debt_bytes %" PRIu64
-        "\nsegments %" PRIu64 "\nsegment_bytes %" PRIu64 "\nlive_bytes %" PRIu64
-        "\ndead_bytes %" PRIu64 "\ntombstone_bytes %" PRIu64 "\n",
-        atomic_load(&c->running), atomic_load(&c->compacted), atomic_load(&c->read_bytes),
-        atomic_load(&c->written_bytes), atomic_load(&c->debt_bytes), atomic_load(&c->segments),
-        atomic_load(&c->segment_bytes), atomic_load(&c->live_bytes), atomic_load(&c->dead_bytes),
-        atomic_load(&c->tombstone_bytes));
+        "compaction_running %d\ncompaction_asked %d\ncompacted_segments %" PRIu64
+        "\ncompaction_read_bytes %" PRIu64 "\ncompaction_written_bytes %" PRIu64
+        "\ncompaction_debt_bytes %" PRIu64 "\nsegments %" PRIu64 "\nsegment_bytes %" PRIu64
+        "\nlive_bytes %" PRIu64 "\ndead_bytes %" PRIu64 "\ntombstone_bytes %" PRIu64 "\n",
+        atomic_load(&c->running), atomic_load(&c->thorough), atomic_load(&c->compacted),
+        atomic_load(&c->read_bytes), atomic_load(&c->written_bytes), atomic_load(&c->debt_bytes),
+        atomic_load(&c->segments), atomic_load(&c->segment_bytes), atomic_load(&c->live_bytes),
+        atomic_load(&c->dead_bytes), atomic_load(&c->tombstone_bytes));
 }

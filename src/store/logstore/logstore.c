@@ -193,6 +193,11 @@ static int stat(struct store *store, struct buf *out)
     return rc != 0 ? rc : space_stat(ls, out);
 }
 
+static void compact(struct store *store)
+{
+    compact_now(logstore_of(store));
+}
+
 /* ---- closing ---- */
 
 /* Everything into the index, then the mark of a clean stop behind it: the next start replays one
@@ -298,6 +303,7 @@ static const struct store_engine logstore_engine = {
     .now_ms = now_ms,
     .close = close_store,
     .stat = stat,
+    .compact = compact,
     .backup_begin = backup_begin,
     .backup_renew = backup_renew,
     .backup_end = backup_end,
