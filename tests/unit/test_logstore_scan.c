@@ -616,7 +616,7 @@ static bool count_item(const struct store_scan_item *item, void *arg)
     return true;
 }
 
-static void what_scans_keep_is_bounded_and_goes(void **state)
+static void what_scans_keep_is_bounded(void **state)
 {
     enum { KEYS = 20000, PAGES = 30 };
     struct store_fixture *f = *state;
@@ -646,13 +646,32 @@ static void what_scans_keep_is_bounded_and_goes(void **state)
         assert_true(figure(f, "\nscan_bytes ") <= count * 2 * sizeof(void *) + 1024);
     }
     assert_true(figure(f, "\nscan_bytes ") >= KEYS / PAGES * PAGES * sizeof(void *));
-    atomic_fetch_add(&mono_ahead, 60000);
-    while (figure(f, "\nscan_bytes ") > 0)
-        a_moment();
-    count = 0;
-    assert_int_equal(store_scan(f->store, &range, KEYS, count_item, &count), 0);
-    assert_int_equal(count, KEYS / PAGES * PAGES);
     store_shut(f);
+}
+
+/* Some time after the last page nothing is kept: not of the delta's keys, nor of long ones. */
+static void what_scans_keep_goes_when_no_page_comes(void **state)
+{
+    enum { KEYS = 300 }; /* a third of them is long */
+    struct store_fixture *f = *state;
+    struct store_range range = {0};
+    unsigned count = 0;
+
+    for (unsigned round = 0; round < 2; round++) {
+        assert_int_equal(store_open(f), 0);
+        for (uint32_t i = 0; round == 0 && i < KEYS; i++)
+            write_beside(f, i, false);
+        store_settle(f);
+        count = 0;
+        assert_int_equal(store_scan(f->store, &range, KEYS, count_item, &count), 0);
+        assert_int_equal(count, KEYS);
+        assert_true(round == 0 || figure(f, "\ndelta_keys ") == 0);
+        assert_true(figure(f, "\nscan_bytes ") > 0);
+        atomic_fetch_add(&mono_ahead, 60000);
+        while (figure(f, "\nscan_bytes ") > 0)
+            a_moment();
+        store_shut(f);
+    }
 }
 
 int main(void)
@@ -666,7 +685,8 @@ int main(void)
                                         scan_teardown),
         cmocka_unit_test_setup_teardown(slow_scans_hold_up_neither_writers_nor_checkpoints,
                                         scan_setup, scan_teardown),
-        cmocka_unit_test_setup_teardown(what_scans_keep_is_bounded_and_goes, scan_setup,
+        cmocka_unit_test_setup_teardown(what_scans_keep_is_bounded, scan_setup, scan_teardown),
+        cmocka_unit_test_setup_teardown(what_scans_keep_goes_when_no_page_comes, scan_setup,
                                         scan_teardown),
     };
 
