@@ -104,7 +104,10 @@ static bool recount_row(struct slice index_key, const struct entry *e, void *arg
     struct index_segment *s = &f->segments[e->segment];
     struct index_segment *t = &f->segments[e->touch_segment];
 
-    *(live ? &s->live_bytes : &s->tombstone_bytes) += e->length;
+    if (live)
+        s->live_bytes += e->length;
+    else
+        s->tombstone_bytes += index_tombstone_bytes(e, index_key);
     if (e->has_touch)
         *(live ? &t->live_bytes : &t->tombstone_bytes) += e->touch_length;
     if (live && e->expires_ms != 0) {

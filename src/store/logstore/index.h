@@ -115,12 +115,23 @@ int index_compare_keys(struct slice a, struct slice b);
 struct index_segment {
     uint32_t number;
     uint64_t live_bytes;      /* of the records that rows name, tombstones apart */
-    uint64_t tombstone_bytes; /* of the records whose rows are tombstones, swept ones too */
+    /* of the records whose rows are tombstones; of swept ones what is left when they are cut */
+    uint64_t tombstone_bytes;
     /* A compacted segment, from the first index_move() to the last: some rows may name the segments
      * that it replaces still. Afterwards it stays known, also with nothing in it, until it is among
      * the gone ones of another or index_forget_segment() is called. */
     bool installing;
 };
+
+/* What the row of a tombstone has in its segment's tombstone bytes: of a swept record, which lies
+ * there in full length still, no more than a compaction would leave of it (its head and key). */
+static inline uint32_t index_tombstone_bytes(const struct entry *e, struct slice index_key)
+{
+    size_t cut = RECORD_HEAD_FIXED + 2 * STAMP_BYTES + index_key.len - 1;
+
+    /* Of a hashed key nobody knows the length here. */
+    return index_key.ptr[0] == INDEX_FAMILY_PLAIN && e->length > cut ? (uint32_t)cut : e->length;
+}
 
 /* Calls each() for every segment that rows name, or that index_move() has begun, by number. 0 or
  * -errno. */

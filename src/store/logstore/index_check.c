@@ -102,7 +102,6 @@ static bool count_row(struct slice index_key, const struct entry *e, void *arg)
     struct recount *c = arg;
     bool live = e->kind != RECORD_DELETE;
 
-    (void)index_key;
     c->counts.rows++;
     c->counts.live += live && stamp_compare(e->base, c->flush) > 0;
     c->counts.touches += e->has_touch;
@@ -111,7 +110,7 @@ static bool count_row(struct slice index_key, const struct entry *e, void *arg)
         c->counts.big_files++;
         c->counts.big_bytes += e->big_bytes;
     }
-    add_bytes(c, e->segment, e->length, live);
+    add_bytes(c, e->segment, live ? e->length : index_tombstone_bytes(e, index_key), live);
     if (e->has_touch)
         add_bytes(c, e->touch_segment, e->touch_length, live);
     return c->rc == 0;

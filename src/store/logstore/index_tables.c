@@ -142,10 +142,12 @@ static int change_segment(struct shares *s, uint32_t number, uint32_t length, in
 
 /* What the row names. A touch goes with the record that it touches: what may be let go with it is
  * no live byte. */
-static int change_segments(struct shares *s, const struct entry *e, int sign)
+static int change_segments(struct shares *s, struct slice index_key, const struct entry *e,
+                           int sign)
 {
     bool live = e->kind != RECORD_DELETE;
-    int rc = change_segment(s, e->segment, e->length, sign, live);
+    uint32_t length = live ? e->length : index_tombstone_bytes(e, index_key);
+    int rc = change_segment(s, e->segment, length, sign, live);
 
     if (rc == 0 && e->has_touch)
         rc = change_segment(s, e->touch_segment, e->touch_length, sign, live);
@@ -347,9 +349,9 @@ int shares_replace(struct shares *s, struct slice index_key, const struct row *o
     int rc = 0;
 
     if (old != NULL)
-        rc = change_segments(s, &old->entry, -1);
+        rc = change_segments(s, index_key, &old->entry, -1);
     if (rc == 0 && now != NULL)
-        rc = change_segments(s, &now->entry, 1);
+        rc = change_segments(s, index_key, &now->entry, 1);
     if (rc == 0 && old_filed_ms != 0 && old_filed_ms != filed_ms)
         rc = change_expiry(s, old_filed_ms, index_key, false);
     if (rc == 0 && filed_ms != 0 && old_filed_ms != filed_ms)
