@@ -237,13 +237,17 @@ static int compare_moves(const void *a, const void *b)
 static int move_gathered(struct mover *m)
 {
     struct compact_job *job = m->job;
+    /* Tests have small checkpoints, and several transactions of few moves. */
+    size_t most = job->ls->config.checkpoint_entries < TXN_MOVES
+                      ? job->ls->config.checkpoint_entries
+                      : TXN_MOVES;
     size_t done = 0;
     int rc = 0;
 
     if (m->count > 0)
         qsort(m->moves, m->count, sizeof(m->moves[0]), compare_moves);
     do {
-        size_t count = m->count - done < TXN_MOVES ? m->count - done : TXN_MOVES;
+        size_t count = m->count - done < most ? m->count - done : most;
 
         rc = index_move(job->ls->index, job->number, m->moves + done, count, m->first, false, NULL,
                         0);
