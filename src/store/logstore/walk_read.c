@@ -128,48 +128,67 @@ static int look_at(struct walk *w, const struct walk_segment *s, uint64_t offset
     return 0;
 }
 
-int walk_read_at(struct walk *w, const struct walk_segment *s, uint64_t offset, struct buf *room,
-                 struct walk_record *out, const char **reason)
+/* Brings the head of the record at `offset` into the empty buffer, and maybe more. 0, -EUCLEAN with
+ * *reason, -errno. */
+static int read_head_at(const struct walk *w, int fd, uint64_t offset, struct buf *room,
+                        struct record *r, struct record_layout *layout, const char **reason)
+{
+    enum record_parse parse = RECORD_MORE;
+
+    for (size_t want = PAGE_BYTES; parse == RECORD_MORE && want <= 2 * PAGE_BYTES; want *= 2) {
+        ssize_t got;
+        int rc = buf_reserve(room, want);
+
+        if (rc != 0)
+            return rc;
+        got = read_pages(fd, room->data, want, offset);
+        if (got < 0)
+            return (int)got;
+        room->len = (size_t)got;
+        parse = record_decode_head(w->salt, buf_slice(room), r, layout);
+    }
+    *reason = "no good record stands there";
+    return parse == RECORD_DONE ? 0 : -EUCLEAN;
+}
+
+/* The rest of a record of `length` bytes, of which the buffer has the beginning. */
+static int read_rest_at(int fd, uint64_t offset, uint64_t length, struct buf *room,
+                        const char **reason)
+{
+    size_t have = room->len < length ? room->len : (size_t)length;
+    ssize_t got;
+    int rc = 0;
+
+    room->len = have;
+    if (have < length)
+        rc = buf_reserve(room, (size_t)length - have);
+    if (rc != 0)
+        return rc;
+    got = have == length ? 0
+                         : read_pages(fd, room->data + have, (size_t)length - have, offset + have);
+    if (got < 0)
+        return (int)got;
+    room->len += (size_t)got;
+    *reason = "the record reaches beyond the end";
+    return room->len == length ? 0 : -EUCLEAN;
+}
+
+static int read_record_at(const struct walk *w, const struct walk_segment *s, int fd,
+                          uint64_t offset, struct buf *room, struct walk_record *out,
+                          const char **reason)
 {
     struct record_layout layout;
     uint64_t length;
-    ssize_t got;
-    int fd;
-    int rc = buf_reserve(room, PAGE_BYTES);
+    int rc = read_head_at(w, fd, offset, room, &out->r, &layout, reason);
 
-    room->len = 0;
-    *reason = "the place lies outside of the file";
     if (rc != 0)
         return rc;
-    fd = io_open(s->path, O_RDONLY, 0);
-    if (fd < 0)
-        return fd;
-    got = read_pages(fd, room->data, PAGE_BYTES, offset);
-    rc = got < 0 ? (int)got : offset < s->records_from ? -EUCLEAN : 0;
-    if (rc == 0 && record_decode_head(w->salt, slice_of(room->data, (size_t)got), &out->r,
-                                      &layout) == RECORD_MORE) {
-        rc = buf_reserve(room, RECORD_HEAD_MAX);
-        if (rc == 0)
-            got = read_pages(fd, room->data, RECORD_HEAD_MAX, offset);
-        rc = rc == 0 && got < 0 ? (int)got : rc;
+    length = record_layout_length(&layout);
+    if (offset + length > s->file_bytes) {
+        *reason = "the record reaches beyond the end";
+        return -EUCLEAN;
     }
-    if (rc == 0 && record_decode_head(w->salt, slice_of(room->data, (size_t)got), &out->r,
-                                      &layout) != RECORD_DONE) {
-        *reason = "no good record stands there";
-        rc = -EUCLEAN;
-    }
-    length = rc == 0 ? record_layout_length(&layout) : 0;
-    if (rc == 0 && offset + length > s->file_bytes)
-        rc = -EUCLEAN;
-    if (rc == 0)
-        rc = buf_reserve(room, (size_t)length);
-    if (rc == 0 && (size_t)got < length) {
-        ssize_t more =
-            read_pages(fd, room->data + got, (size_t)length - (size_t)got, offset + (uint64_t)got);
-
-        rc = more < 0 ? (int)more : (uint64_t)(got + more) < length ? -EUCLEAN : 0;
-    }
-    close(fd);
+    rc = read_rest_at(fd, offset, length, room, reason);
     if (rc == 0 && hash_bytes(room->data + layout.head_len, (size_t)length - layout.head_len) !=
                        layout.body_sum) {
         *reason = "the record's contents do not match their checksum";
@@ -177,13 +196,30 @@ int walk_read_at(struct walk *w, const struct walk_segment *s, uint64_t offset, 
     }
     if (rc != 0)
         return rc;
-    room->len = (size_t)length;
     record_set_body(&out->r, &layout, room->data + layout.head_len);
     out->segment = s;
     out->offset = offset;
     out->length = length;
     out->bytes = buf_slice(room);
     return 0;
+}
+
+int walk_read_at(struct walk *w, const struct walk_segment *s, uint64_t offset, struct buf *room,
+                 struct walk_record *out, const char **reason)
+{
+    int fd;
+    int rc;
+
+    *reason = "the place lies outside of the file";
+    if (offset < s->records_from || offset >= s->file_bytes)
+        return -EUCLEAN;
+    fd = io_open(s->path, O_RDONLY, 0);
+    if (fd < 0)
+        return fd;
+    room->len = 0;
+    rc = read_record_at(w, s, fd, offset, room, out, reason);
+    close(fd);
+    return rc;
 }
 
 /* ---- the search behind damage ---- */
@@ -245,10 +281,10 @@ int walk_search(const struct walk *w, const struct walk_segment *s, uint64_t fro
     return result;
 }
 
-/* True if [from, end) of the file holds zeros only. 1, 0, -errno. */
-static int only_zeros(struct walk *w, uint64_t from, uint64_t end, uint64_t *last_byte)
+/* Where the zeros begin that end [from, end) of the file. 0 or -errno. */
+static int last_used(struct walk *w, uint64_t from, uint64_t end, uint64_t *used)
 {
-    *last_byte = from;
+    *used = from;
     while (from < end) {
         struct slice bytes;
         int rc = look(w, from, end, 1, &bytes);
@@ -259,7 +295,7 @@ static int only_zeros(struct walk *w, uint64_t from, uint64_t end, uint64_t *las
             break;
         for (size_t i = bytes.len; i > 0; i--) {
             if (bytes.ptr[i - 1] != 0) {
-                *last_byte = from + i;
+                *used = from + i;
                 break;
             }
         }
@@ -320,7 +356,7 @@ static bool may_be_torn(const struct walk *w, const struct walk_segment *s)
 static int tell_torn(struct walk *w, const struct walk_segment *s)
 {
     uint64_t last;
-    int rc = only_zeros(w, w->offset, s->file_bytes, &last);
+    int rc = last_used(w, w->offset, s->file_bytes, &last);
 
     if (rc != 0)
         return rc;
@@ -347,62 +383,78 @@ static int tell_torn(struct walk *w, const struct walk_segment *s)
 
 /* ---- behind a bad spot ---- */
 
+/* The highest number that can stand behind the spot. */
+static uint64_t highest_seq(const struct walk *w, const struct walk_segment *s)
+{
+    if (s->last_seq != 0)
+        return s->last_seq;
+    return w->expected + (s->end - w->offset) / RECORD_HEAD_FIXED;
+}
+
+/* A record whose head is good: its length can be trusted. */
+static void pass_record(struct walk *w, const struct walk_segment *s, const struct spot *spot)
+{
+    walk_tell(w, &(struct walk_finding){
+                     .kind = WALK_DAMAGE,
+                     .path = s->path,
+                     .offset = w->offset,
+                     .bytes = spot->rec.length,
+                     .reason = spot->reason,
+                     .first_seq = spot->rec.r.seq,
+                     .last_seq = spot->rec.r.seq,
+                     .has_key = true,
+                     .key = spot->rec.r.key,
+                 });
+    w->expected = spot->rec.r.seq + 1;
+    w->offset += spot->rec.length;
+}
+
+/* Bytes of which nothing is known: up to the next good record, or the end. 0 or -errno. */
+static int pass_bytes(struct walk *w, const struct walk_segment *s, const char *reason)
+{
+    struct walk_finding f = {
+        .kind = WALK_DAMAGE, .path = s->path, .offset = w->offset, .reason = reason};
+    bool dense = s->has_header && !s->header.compacted;
+    uint64_t next = s->end;
+    uint64_t used = s->end;
+    struct record r;
+    int found = walk_search(w, s, w->offset + 1, s->end, w->expected > 0 ? w->expected : 1,
+                            highest_seq(w, s), &next, &r);
+    int rc = 0;
+
+    /* Nobody says where the records of this file end: zeros may follow them. */
+    if (found == 0 && !s->has_end)
+        rc = last_used(w, w->offset, s->end, &used);
+    if (found < 0 || rc != 0)
+        return found < 0 ? found : rc;
+    f.bytes = (found == 1 ? next : used) - w->offset;
+    if (found == 1 && dense && w->expected > 0 && r.seq > w->expected) {
+        f.first_seq = w->expected;
+        f.last_seq = r.seq - 1;
+    }
+    if (f.bytes > 0)
+        walk_tell(w, &f);
+    /* How many records stood here is known where they are dense; else what follows is not held
+     * against them. */
+    w->expected = f.first_seq != 0 ? r.seq : f.bytes > 0 ? 0 : w->expected;
+    w->offset = found == 1 ? next : s->end;
+    return 0;
+}
+
 /* A bad record at w->offset: tells it and goes to the next good one, or ends the segment or the
  * walk. 0 or -errno. */
 static int handle_bad(struct walk *w, const struct walk_segment *s, const struct spot *spot)
 {
-    uint64_t from = w->offset + (spot->head_good ? spot->rec.length : 1);
-    uint64_t most =
-        s->last_seq != 0 ? s->last_seq : w->expected + (s->end - w->offset) / RECORD_HEAD_FIXED;
-    struct walk_finding f = {
-        .kind = WALK_DAMAGE,
-        .path = s->path,
-        .offset = w->offset,
-        .reason = spot->reason,
-    };
-    struct record r;
-    uint64_t next = s->end;
-    uint64_t last;
+    uint64_t seq = spot->rec.r.seq;
     int rc = may_be_torn(w, s) ? proves_synced(w, w->offset) : 1;
 
     if (rc == 0)
         return tell_torn(w, s);
     if (rc < 0)
         return rc;
-    rc = walk_search(w, s, from, s->end, w->expected > 0 ? w->expected : 1, most, &next, &r);
-    if (rc < 0)
-        return rc;
-    if (rc == 0)
-        next = s->end;
-    if (rc == 0 && !s->has_end) { /* nobody says where the records end: zeros may follow them */
-        int zeros = only_zeros(w, w->offset, s->end, &last);
-
-        if (zeros != 0)
-            return zeros;
-        if (last == w->offset) {
-            w->offset = s->end;
-            return 0;
-        }
-        next = last;
-    }
-    f.bytes = next - w->offset;
-    if (spot->head_good) {
-        f.has_key = true;
-        f.key = spot->rec.r.key;
-        f.first_seq = f.last_seq = spot->rec.r.seq;
-        next = from < next ? from : next;
-        f.bytes = next - w->offset;
-        w->expected = spot->rec.r.seq + 1;
-    } else if (rc == 1 && r.seq > w->expected && w->expected > 0 && !s->header.compacted) {
-        f.first_seq = w->expected;
-        f.last_seq = r.seq - 1;
-        w->expected = r.seq;
-    } else {
-        /* How many records stood here is not known: what follows is not held against them. */
-        w->expected = 0;
-    }
-    walk_tell(w, &f);
-    w->offset = rc == 1 || spot->head_good ? next : s->end;
+    if (!spot->head_good || seq < w->expected || seq > highest_seq(w, s))
+        return pass_bytes(w, s, spot->reason);
+    pass_record(w, s, spot);
     return 0;
 }
 
