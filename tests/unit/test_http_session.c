@@ -873,6 +873,85 @@ static void a_listing_ends_without_its_client(void **state)
     assert_int_equal(held_bytes(), 0);
 }
 
+/* ---- what acts ---- */
+
+static void post(struct conn *c, const char *target, const char *verb)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "%s %s HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", verb,
+             target);
+    say(c, text);
+    if (!c->held)
+        return;
+    finish_jobs();
+    conn_run(c);
+}
+
+static void a_compaction_is_asked_for_by_post_only(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    compactions_asked = 0;
+    post(&c, "/-/compact", "GET");
+    assert_true(output_has(&c, "Allow: OPTIONS, POST\r\n"));
+    expect_reply(&c, 405, "Method Not Allowed\n");
+    assert_int_equal(compactions_asked, 0);
+    post(&c, "/-/compact", "POST");
+    assert_true(output_has(&c, "HTTP/1.1 2"));
+    assert_int_equal(compactions_asked, 1);
+    conn_gone(&c);
+    start(&c);
+    post(&c, "/key", "POST");
+    expect_reply(&c, 405, "Method Not Allowed\n");
+    post(&c, "/-/keys", "POST");
+    expect_reply(&c, 405, "Method Not Allowed\n");
+    conn_gone(&c);
+}
+
+static void a_backup_is_a_lease(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    backup_lease_ms = 0;
+    post(&c, "/-/backup?lease=5", "POST");
+    expect_reply(&c, 200, "<39 of memory>");
+    assert_int_equal(backup_lease_ms, 5000);
+    post(&c, "/-/backup", "POST");
+    assert_true(output_has(&c, "Retry-After: 1\r\n"));
+    expect_reply(&c, 503, "Service Unavailable\n");
+    post(&c, "/-/backup/renew?token=7&lease=9", "POST");
+    expect_reply(&c, 200, "OK\n");
+    assert_int_equal(backup_lease_ms, 9000);
+    post(&c, "/-/backup/end?token=8", "POST");
+    expect_reply(&c, 404, "Not Found\n");
+    post(&c, "/-/backup/end?token=7", "POST");
+    expect_reply(&c, 200, "OK\n");
+    assert_int_equal(backup_lease_ms, 0);
+    post(&c, "/-/backup/end?token=7", "POST");
+    expect_reply(&c, 404, "Not Found\n");
+    post(&c, "/-/backup?lease=3601", "POST");
+    expect_reply(&c, 400, "Bad Request\n");
+    conn_gone(&c);
+}
+
+static void a_backup_that_nobody_was_told_of_ends(void **state)
+{
+    struct conn c;
+
+    (void)state;
+    start(&c);
+    backup_lease_ms = 0;
+    say(&c, "POST /-/backup HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n");
+    conn_gone(&c);
+    finish_jobs();
+    assert_int_equal(backup_lease_ms, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, http_start, http_end)
 
 int main(void)
@@ -911,6 +990,9 @@ int main(void)
         TEST(keys_come_in_pages),
         TEST(keys_that_cannot_be_listed_are_refused),
         TEST(a_listing_ends_without_its_client),
+        TEST(a_compaction_is_asked_for_by_post_only),
+        TEST(a_backup_is_a_lease),
+        TEST(a_backup_that_nobody_was_told_of_ends),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
