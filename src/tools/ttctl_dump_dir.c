@@ -20,6 +20,7 @@
 #include "command/command.h"
 #include "store/logstore/logstore.h"
 #include "store/logstore/walk.h"
+#include "tools/ttctl_apart.h"
 #include "tools/ttctl_commands.h"
 #include "tools/ttctl_dump.h"
 #include "tools/ttctl_show.h"
@@ -258,8 +259,8 @@ static int dump_all(struct dir_dump *d)
 
 /* ---- opening ---- */
 
-/* An index that cannot be used is left out. 0 or -errno. */
-static int open_index(struct dir_dump *d)
+/* 0 or -errno. */
+static int begin_reading(struct dir_dump *d)
 {
     char path[PATH_MAX];
     const char *why;
@@ -270,15 +271,24 @@ static int open_index(struct dir_dump *d)
     d->room = malloc(INDEX_VECTORS_MAX);
     if (rc == 0)
         rc = d->room == NULL ? -ENOMEM : index_read_meta(d->index, &d->meta, d->room);
-    if (rc == 0 && memcmp(d->meta.store_uuid, d->w->id.uuid, sizeof(d->meta.store_uuid)) != 0)
+    return rc == 0 ? index_reader_open(d->index, &d->reader) : rc;
+}
+
+/* One that cannot be used is left out. 0 or -errno. */
+static int open_index(struct dir_dump *d)
+{
+    struct index_probe probe = {0};
+    int rc = index_probe_apart(d->w, true, false, &probe);
+
+    if (rc == 0 && probe.problems > 0)
         rc = -EUCLEAN;
-    if (rc == 0)
-        return index_reader_open(d->index, &d->reader);
-    index_close(d->index);
-    d->index = NULL;
-    memset(&d->meta, 0, sizeof(d->meta));
+    if (rc == 0 && probe.seq > 0)
+        return begin_reading(d);
     if (rc == -EUCLEAN)
-        fprintf(stderr, "ttctl: the index of %s is not used, all of the log is read\n", d->w->dir);
+        fprintf(stderr,
+                "ttctl: the index of %s is not used (see ttctl verify): all of the log is "
+                "read\n",
+                d->w->dir);
     return rc == -EUCLEAN || rc == -ENOENT ? 0 : rc;
 }
 

@@ -17,6 +17,7 @@
 #include "base/hash.h"
 #include "base/io.h"
 #include "store/logstore/delta.h"
+#include "tools/ttctl_apart.h"
 #include "tools/ttctl_commands.h"
 #include "tools/ttctl_newdir.h"
 #include "tools/ttctl_show.h"
@@ -41,6 +42,7 @@ struct repair {
     /* by key: the newest record if its big value cannot be read; else RECORD_DELETE */
     struct delta *lost;
     uint64_t lost_count;
+    uint64_t known_seq; /* the index knows of records up to there; 0: of no more than the log */
     int64_t now_ms;
     struct newdir made;
     uint64_t dropped_states;
@@ -118,6 +120,25 @@ static void tell_lost(const struct delta_item *item, void *arg)
     free(path);
 }
 
+/* What looks like the unfinished end of the log is damage if the index knows of more. */
+static void tell_lost_end(struct repair *r)
+{
+    struct index_probe probe;
+
+    if (index_probe_apart(r->w, false, false, &probe) != 0 || probe.seq <= r->w->state.seq)
+        return;
+    r->known_seq = probe.seq;
+    on_finding(
+        &(struct walk_finding){
+            .kind = WALK_DAMAGE,
+            .path = r->w->dir,
+            .reason = "the end of the log is missing, the index knows of more",
+            .first_seq = r->w->state.seq + 1,
+            .last_seq = probe.seq,
+        },
+        r);
+}
+
 static int find_damage(struct repair *r)
 {
     struct walk_record rec;
@@ -131,9 +152,11 @@ static int find_damage(struct repair *r)
         if (rc != 0)
             return rc;
     }
-    if (rc == 0)
-        delta_walk(r->lost, UINT64_MAX, tell_lost, r);
-    return rc;
+    if (rc != 0)
+        return rc;
+    delta_walk(r->lost, UINT64_MAX, tell_lost, r);
+    tell_lost_end(r);
+    return 0;
 }
 
 /* True: the record is the newest of its key, and its big value is lost; or an older one of that
@@ -170,6 +193,9 @@ static int write_directory(struct repair *r)
     walk_rewind(r->w);
     while (rc == 0 && (rc = walk_next(r->w, &rec)) == 1)
         rc = take_record(r, &rec);
+    /* No number is used twice, also not one of a record that is lost. */
+    if (rc == 0 && r->known_seq > r->w->state.seq)
+        r->w->state.seq = r->known_seq;
     if (rc == 0)
         rc = newdir_finish(&r->made);
     return rc == 0 ? 0 : fail(rc, "write the new directory");

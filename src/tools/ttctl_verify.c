@@ -12,19 +12,15 @@
  * So no second index is needed. Memory: some bytes a segment, and the keys of missing big values.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
 #include "store/logstore/delta.h"
 #include "store/logstore/index_check.h"
+#include "tools/ttctl_apart.h"
 #include "tools/ttctl_commands.h"
 #include "tools/ttctl_show.h"
 
@@ -103,62 +99,13 @@ static void tell_record(struct verify *v, const struct walk_record *rec, const c
 
 /* ---- the index ---- */
 
-/* What the child process that reads the index has found. */
-struct probe {
-    int rc;
-    uint64_t problems;
-    struct index_counts counts;
-    char why[256]; /* with rc != 0 */
-};
-
-/* In the child. */
-static void probe_index(struct verify *v, const char *path, struct probe *out)
-{
-    struct index *index = NULL;
-    const char *why = NULL;
-
-    out->rc = index_open_read_only(path, &index, &why);
-    if (out->rc == 0)
-        out->rc = index_check(index, &out->counts, on_index_text, v);
-    out->problems = v->problems;
-    snprintf(out->why, sizeof(out->why), "%s", why != NULL ? why : strerror(-out->rc));
-    fflush(stdout);
-}
-
-/* Reads all of the index in a process of its own: LMDB believes its pages, and where they make no
- * sense it may end the process that looks at them. */
-static void probe_apart(struct verify *v, const char *path, struct probe *out)
-{
-    static const int deaths[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT};
-    int ends[2];
-    pid_t child;
-
-    *out = (struct probe){.rc = -EUCLEAN, .why = "whoever reads it crashes"};
-    fflush(stdout);
-    if (pipe2(ends, O_CLOEXEC) != 0 || (child = fork()) == -1) {
-        out->rc = -errno;
-        snprintf(out->why, sizeof(out->why), "no process for it: %s", strerror(errno));
-        return;
-    }
-    if (child == 0) {
-        prctl(PR_SET_DUMPABLE, 0);
-        for (size_t i = 0; i < sizeof(deaths) / sizeof(deaths[0]); i++)
-            signal(deaths[i], SIG_DFL);
-        probe_index(v, path, out);
-        _exit(write(ends[1], out, sizeof(*out)) == (ssize_t)sizeof(*out) ? 0 : 1);
-    }
-    close(ends[1]);
-    if (read(ends[0], out, sizeof(*out)) != (ssize_t)sizeof(*out))
-        *out = (struct probe){.rc = -EUCLEAN, .why = "whoever reads it crashes"};
-    close(ends[0]);
-    while (waitpid(child, NULL, 0) == -1 && errno == EINTR)
-        continue;
-}
-
 /* The position, and a reader. 0 or -errno with *why. */
-static int begin_reading(struct verify *v, const char *path, const char **why)
+static int begin_reading(struct verify *v, const char **why)
 {
-    int rc = index_open_read_only(path, &v->index, why);
+    char path[PATH_MAX];
+    int rc = snprintf(path, sizeof(path), "%s/index", v->w->dir) >= (int)sizeof(path)
+                 ? -ENAMETOOLONG
+                 : index_open_read_only(path, &v->index, why);
 
     v->room = malloc(INDEX_VECTORS_MAX);
     if (rc == 0)
@@ -168,39 +115,28 @@ static int begin_reading(struct verify *v, const char *path, const char **why)
         printf("note: %s: the index is empty, the next start fills it\n", path);
         rc = 0;
     }
-    if (rc == 0 && v->has_meta &&
-        memcmp(v->meta.store_uuid, v->w->id.uuid, sizeof(v->meta.store_uuid)) != 0) {
-        rc = -EUCLEAN;
-        *why = "it belongs to another store";
-    }
     return rc == 0 ? index_reader_open(v->index, &v->reader) : rc;
 }
 
 static void open_index(struct verify *v)
 {
-    char path[PATH_MAX];
-    const char *why = NULL;
-    struct probe probe;
-    int rc;
+    struct index_probe probe = {0};
+    const char *why = probe.why;
+    int rc = index_probe_apart(v->w, true, true, &probe);
 
-    if (snprintf(path, sizeof(path), "%s/index", v->w->dir) >= (int)sizeof(path))
-        return;
-    probe_apart(v, path, &probe);
-    if (probe.rc == -ENOENT) {
-        printf("note: %s: there is no index, the next start makes it\n", path);
+    if (rc == -ENOENT) {
+        printf("note: %s/index: there is no index, the next start makes it\n", v->w->dir);
         return;
     }
-    v->problems = probe.problems;
+    v->problems += probe.problems;
     v->counts = probe.counts;
-    rc = probe.rc;
     if (rc == 0)
-        rc = begin_reading(v, path, &why);
-    else
-        why = probe.why;
+        rc = begin_reading(v, &why);
     if (rc == 0)
         return;
     v->problems++;
-    printf("damage: %s: the index cannot be used (%s)\n", path, why != NULL ? why : strerror(-rc));
+    printf("damage: %s/index: the index cannot be used (%s)\n", v->w->dir,
+           why != NULL ? why : strerror(-rc));
     index_close(v->index);
     v->index = NULL;
 }

@@ -139,6 +139,17 @@ def tree(path):
     return {str(file): file.stat().st_mtime_ns for file in sorted(path.rglob("*"))}
 
 
+def test_an_index_that_makes_no_sense_is_not_used(mixed):
+    text = dump(mixed)
+    mixed.stop()
+    path = mixed.data / "index" / "data.mdb"
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + os.urandom(len(data) - 8192))
+    status, out, err = raw("dump", "--dir", mixed.data)
+    assert status == 0 and err.count("\n") == 1 and "is not used" in err
+    assert sorted(out.splitlines()) == sorted(text.splitlines())
+
+
 def test_a_directorys_dump_follows_what_came_after_the_last_checkpoint(new_server):
     server = new_server().start()
     with server.connect() as c:

@@ -396,6 +396,23 @@ def test_repair_mends_what_is_missing(store, tmp_path, what):
     assert len(repaired) > 60
 
 
+def test_an_end_that_only_the_index_knows_is_lost_and_its_numbers_are_not_used_again(store, tmp_path):
+    last = segments(store)[-1]
+    offset, _, record = list(places(store, last))[-5]
+    os.truncate(last, offset)
+    assert "the index stands at" in broken(store.data)
+    out = done("repair", store.data, "--to", tmp_path / "new")
+    assert "the end of the log is missing, the index knows of more" in out
+    assert f"(records {record.seq} to {record.seq + 3})" in out
+    verified(tmp_path / "new")
+    server = harness.Server(tmp_path / "run", data=tmp_path / "new")
+    try:
+        server.start().stop()
+    finally:
+        server.finish()
+    assert done("log", tmp_path / "new").splitlines()[-1].startswith(f"{record.seq + 4} ")
+
+
 def test_random_damage_is_repaired(store, tmp_path):
     """Whatever is damaged: the repaired store opens, is whole, and has nothing that was never
     written."""
