@@ -44,6 +44,9 @@ bool model_is_indexed(struct logstore *ls);
 /* Waits until everything is in the index and nothing more is worth compacting. */
 void model_compact(struct store_fixture *f);
 
+/* The same where something that would be worth it must stay. */
+void model_compact_most(struct store_fixture *f);
+
 /* Mostly short; the empty one, long ones with one beginning, and a very long one too. */
 const char *model_key(struct model *m, unsigned i);
 

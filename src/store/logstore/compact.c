@@ -31,6 +31,11 @@
  * must lie above the last one. */
 #define ASK_MS 500
 #define ASK_SEGMENTS 4u
+/* When a compaction leaves more than expected, by a part of that and by so much, its segment rests: for
+ * half of the time that history is kept, and no less than this. */
+#define REST_PART 8u
+#define REST_BYTES 4096u
+#define REST_MIN_MS 10000
 /* Of a full segment: what the figures say may be too little by so much. */
 #define SPARE_PART 64u
 /* With so much above the goal nothing is slowed down for anybody: the goal's bytes again, and so
@@ -55,8 +60,8 @@ struct compaction {
     /* The thread's own. */
     struct index_reader *reader;
     struct compact_job *job; /* copied, and not installed yet */
-    uint32_t *damaged;       /* numbers of segments that cannot be read */
-    size_t damaged_count;
+    struct compact_rest *rests;
+    size_t rest_count;
     int complaint; /* the last failure that was logged */
     int64_t asked_ms;
     uint64_t seen_bytes; /* appended, at the last look */
@@ -139,15 +144,37 @@ static void complain(struct logstore *ls, int rc)
              strerror(-space_error(ls, rc)));
 }
 
-static int remember_damaged(struct compaction *c, uint32_t number)
+/* Leaves a segment alone until then. 0 or -ENOMEM. */
+static int let_rest(struct compaction *c, uint32_t number, int64_t until_ms)
 {
-    uint32_t *grown = reallocarray(c->damaged, c->damaged_count + 1, sizeof(*grown));
+    int64_t now = clock_mono_ms();
+    size_t kept = 0;
+    struct compact_rest *grown;
 
+    for (size_t i = 0; i < c->rest_count; i++)
+        if (c->rests[i].until_ms > now)
+            c->rests[kept++] = c->rests[i];
+    c->rest_count = kept;
+    grown = reallocarray(c->rests, kept + 1, sizeof(*grown));
     if (grown == NULL)
-        return -ENOMEM; /* it is found again */
-    c->damaged = grown;
-    c->damaged[c->damaged_count++] = number;
+        return -ENOMEM;
+    c->rests = grown;
+    c->rests[c->rest_count++] = (struct compact_rest){number, until_ms};
     return 0;
+}
+
+/* Less was let go than the figures have promised (history is kept): the same is not tried again and
+ * again. */
+static void rest_after(struct logstore *ls, const struct compact_job *job)
+{
+    int64_t rest_ms = ls->config.keep_history_ms / 2;
+    uint64_t expected = job->expected_bytes + job->header_bytes;
+
+    if (job->end <= expected + expected / REST_PART + REST_BYTES)
+        return;
+    if (rest_ms < REST_MIN_MS)
+        rest_ms = REST_MIN_MS;
+    (void)let_rest(ls->compaction, job->number, clock_mono_ms() + rest_ms);
 }
 
 static bool begin_install(struct compaction *c)
@@ -181,6 +208,7 @@ static int install(struct logstore *ls)
     end_install(c);
     if (rc == 0) {
         atomic_fetch_add(&c->compacted, c->job->old_count);
+        rest_after(ls, c->job);
         log_debug("compacted %zu segments of %s into %u: %" PRIu64 " bytes", c->job->old_count,
                   ls->dir, c->job->number, c->job->end);
     }
@@ -240,6 +268,7 @@ static int copy_run(struct logstore *ls, struct compact_view *v, const struct pl
     c->job = compact_job_new(ls, v->list + plan->first, plan->count);
     if (c->job == NULL)
         return -ENOMEM;
+    c->job->expected_bytes = plan->write_bytes;
     for (size_t i = 0; i < plan->count; i++) {
         const struct plan_segment *f = &v->figures[plan->first + i];
 
@@ -249,7 +278,7 @@ static int copy_run(struct logstore *ls, struct compact_view *v, const struct pl
     if (rc == 0)
         return 0;
     if (rc == -EUCLEAN)
-        rc = remember_damaged(c, c->job->old[c->job->damaged]->number);
+        rc = let_rest(c, c->job->old[c->job->damaged]->number, INT64_MAX);
     compact_job_free(c->job);
     c->job = NULL;
     return rc;
@@ -303,7 +332,7 @@ static int step(struct logstore *ls)
         return go_on(ls);
     if (c->job != NULL)
         return install(ls);
-    rc = compact_view_take(ls, c->damaged, c->damaged_count, &v);
+    rc = compact_view_take(ls, c->rests, c->rest_count, &v);
     if (rc == 0) {
         plan = make_plan(ls, &v);
         if (plan.step == PLAN_CHECKPOINT && !ask_for_checkpoint(ls, &v))
@@ -392,7 +421,7 @@ void compact_fini(struct logstore *ls)
         index_reader_close(c->reader);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->mutex);
-    free(c->damaged);
+    free(c->rests);
     free(c);
     ls->compaction = NULL;
 }

@@ -69,6 +69,7 @@ struct compact_job {
     struct compact_list kept;      /* struct compact_place, ascending by new_offset */
     struct compact_list gone;      /* struct compact_gone */
     struct compact_list untouched; /* struct compact_untouched, ascending by new_offset */
+    uint64_t expected_bytes;       /* of records that the figures say will be copied */
     uint64_t history_bytes;        /* superseded, but young: copied */
     size_t damaged; /* after -EUCLEAN of compact_copy(): this one of `old` cannot be read */
     bool renamed;

@@ -9,9 +9,6 @@
 
 #include "base/clock.h"
 
-/* With --keep-history a segment is not looked at again before so long. */
-#define HISTORY_MIN_MS 10000
-
 /* ---- the index's figures ---- */
 
 struct shares {
@@ -50,23 +47,22 @@ static int compare_numbers(const void *key, const void *item)
 /* ---- one segment ---- */
 
 /* With --keep-history: what is dead in it is too young to go, more likely than not. Nobody knows when
- * records were superseded but who reads them all; a file's age says enough. */
+ * records were superseded but who reads them all; the file's age says enough. */
 static bool holds_young_history(const struct logstore *ls, const struct segment *s)
 {
-    int64_t keep_ms = s->compacted ? ls->config.keep_history_ms / 2 : ls->config.keep_history_ms;
+    int64_t keep_ms = ls->config.keep_history_ms;
     struct stat st;
 
-    if (ls->config.keep_history_ms <= 0 || stat(s->path, &st) != 0)
-        return false;
-    if (keep_ms < HISTORY_MIN_MS)
-        keep_ms = HISTORY_MIN_MS;
-    return clock_wall_ms() < (int64_t)st.st_mtim.tv_sec * 1000 + keep_ms;
+    return keep_ms > 0 && !s->compacted && stat(s->path, &st) == 0 &&
+           clock_wall_ms() < (int64_t)st.st_mtim.tv_sec * 1000 + keep_ms;
 }
 
-static bool is_among(uint32_t number, const uint32_t *numbers, size_t count)
+static bool is_resting(uint32_t number, const struct compact_rest *rests, size_t count)
 {
+    int64_t now = clock_mono_ms();
+
     for (size_t i = 0; i < count; i++)
-        if (numbers[i] == number)
+        if (rests[i].number == number && rests[i].until_ms > now)
             return true;
     return false;
 }
@@ -146,7 +142,7 @@ static uint64_t live_now(const struct logstore *ls, const struct compact_view *v
 /* In this order: what lies below the position has done its work on the figures that are read after
  * it. Then a segment without dead bytes has nothing that a tombstone below the position could have
  * superseded. */
-int compact_view_take(struct logstore *ls, const uint32_t *damaged, size_t damaged_count,
+int compact_view_take(struct logstore *ls, const struct compact_rest *rests, size_t rest_count,
                       struct compact_view *v)
 {
     struct shares shares = {0};
@@ -164,7 +160,7 @@ int compact_view_take(struct logstore *ls, const uint32_t *damaged, size_t damag
     }
     for (size_t i = 0; rc == 0 && i < v->count; i++) {
         v->figures[i] = figures_of(ls, v, i, &shares);
-        if (is_among(v->list[i]->number, damaged, damaged_count))
+        if (is_resting(v->list[i]->number, rests, rest_count))
             v->figures[i].kept = true;
     }
     free(shares.at);

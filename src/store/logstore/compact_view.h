@@ -22,8 +22,14 @@ struct compact_view {
     char *room;                   /* of the meta */
 };
 
-/* `damaged`: numbers of segments that are to stay as they are. 0 or -errno; to be freed after both. */
-int compact_view_take(struct logstore *ls, const uint32_t *damaged, size_t damaged_count,
+/* A segment that is to stay as it is. */
+struct compact_rest {
+    uint32_t number;
+    int64_t until_ms; /* monotonic */
+};
+
+/* 0 or -errno; to be freed after both. */
+int compact_view_take(struct logstore *ls, const struct compact_rest *rests, size_t rest_count,
                       struct compact_view *v);
 void compact_view_free(struct compact_view *v);
 
