@@ -31,10 +31,9 @@ static void on_finding(const struct walk_finding *f, void *arg)
 {
     struct log_view *v = arg;
 
-    if (f->kind != WALK_DAMAGE)
-        return; /* beside a running server the end is always unfinished */
-    v->damaged = true;
-    show_finding(stderr, f);
+    v->damaged = v->damaged || f->kind == WALK_DAMAGE;
+    if (f->kind != WALK_TORN)
+        show_finding(stderr, f);
 }
 
 static void print_stamp(const char *name, struct stamp s)

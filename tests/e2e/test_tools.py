@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 import xxhash
@@ -564,6 +565,32 @@ def test_log_prints_a_line_a_record_beside_a_running_server(new_server):
     with server.connect() as c:
         c.ask(b"flush_all 1000\r\n", b"OK\r\n")
     assert " flush * moment=" in done("log", server.data, "--from", 308)
+
+
+def test_log_beside_a_server_that_writes_and_compacts_finds_no_damage(new_server):
+    server = new_server("--segment-size", "4m").start()
+    stop = threading.Event()
+
+    def write():
+        with server.connect() as c:
+            n = 0
+            while not stop.is_set():
+                c.ask(set_command(f"key{n % 50}", value(n)), b"STORED\r\n")
+                n += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        last = 0
+        while last < 3000:
+            status, out, err = ctl("log", server.data)
+            assert "damage" not in err and status == 0, err
+            seqs = [int(line.split()[0]) for line in out.splitlines()]
+            assert seqs == sorted(seqs)
+            last = seqs[-1]
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_log_tells_damage_and_goes_on(store):

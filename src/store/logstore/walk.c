@@ -24,6 +24,9 @@
 #include "base/num.h"
 #include "store/logstore/walk_internal.h"
 
+/* Beside a running server segments go while they are listed. */
+#define OPEN_TRIES 20
+
 void walk_tell(const struct walk *w, const struct walk_finding *f)
 {
     if (w->options.found != NULL)
@@ -76,6 +79,23 @@ static int take_lock(struct walk *w, char *why)
     return set_why(why, -EWOULDBLOCK,
                    "the store in %s is in use (by process %s, it says): stop the server first",
                    w->dir, pid[0] != '\0' ? pid : "?");
+}
+
+bool walk_is_in_use(const struct walk *w)
+{
+    char path[PATH_MAX];
+    bool in_use;
+    int fd;
+
+    if (w->options.lock != WALK_UNLOCKED ||
+        snprintf(path, sizeof(path), "%s/lock", w->dir) >= (int)sizeof(path))
+        return false;
+    fd = io_open(path, O_RDONLY, 0);
+    if (fd < 0)
+        return false;
+    in_use = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return in_use;
 }
 
 /* ---- the files ---- */
@@ -170,19 +190,29 @@ static int read_header(struct walk_segment *s, char *room)
     return rc;
 }
 
+static int compare_downwards(const void *a, const void *b)
+{
+    const struct walk_segment *x = a;
+    const struct walk_segment *y = b;
+
+    return x->number > y->number ? -1 : x->number < y->number;
+}
+
+/* The newest first: beside a running server, what a header says of the segment before it is then
+ * never newer than what is seen of that one. -EAGAIN: a compaction was quicker. */
 static int read_headers(struct walk *w, char *why)
 {
     char *room = malloc(SEGMENT_HEADER_MAX);
     int rc = room == NULL ? -ENOMEM : 0;
 
+    if (w->count > 0)
+        qsort(w->segments, w->count, sizeof(w->segments[0]), compare_downwards);
     for (size_t i = 0; rc == 0 && i < w->count; i++) {
         rc = read_header(&w->segments[i], room);
-        if (rc == -ENOENT && w->options.lock == WALK_UNLOCKED) {
-            w->segments[i].ignored = true; /* a compaction was quicker */
-            rc = 0;
-        }
         if (rc != 0)
             set_why(why, rc, "cannot read %s: %s", w->segments[i].path, strerror(-rc));
+        if (rc == -ENOENT && w->options.lock == WALK_UNLOCKED)
+            rc = -EAGAIN;
     }
     free(room);
     return rc;
@@ -503,8 +533,8 @@ static int open_steps(struct walk *w, char *why)
     return 0;
 }
 
-int walk_open(const char *dir, const struct walk_options *options, struct walk **out,
-              char why[WALK_WHY_MAX])
+static int open_once(const char *dir, const struct walk_options *options, struct walk **out,
+                     char *why)
 {
     struct walk *w = calloc(1, sizeof(*w));
     int rc;
@@ -522,6 +552,16 @@ int walk_open(const char *dir, const struct walk_options *options, struct walk *
     walk_rewind(w);
     *out = w;
     return 0;
+}
+
+int walk_open(const char *dir, const struct walk_options *options, struct walk **out,
+              char why[WALK_WHY_MAX])
+{
+    int rc = -EAGAIN;
+
+    for (unsigned i = 0; rc == -EAGAIN && i < OPEN_TRIES; i++)
+        rc = open_once(dir, options, out, why);
+    return rc;
 }
 
 void walk_close(struct walk *w)

@@ -446,8 +446,13 @@ static int pass_bytes(struct walk *w, const struct walk_segment *s, const char *
 static int handle_bad(struct walk *w, const struct walk_segment *s, const struct spot *spot)
 {
     uint64_t seq = spot->rec.r.seq;
-    int rc = may_be_torn(w, s) ? proves_synced(w, w->offset) : 1;
+    int rc;
 
+    if (is_last(w) && walk_is_in_use(w)) {
+        w->ended = true; /* a server is about to write here */
+        return 0;
+    }
+    rc = may_be_torn(w, s) ? proves_synced(w, w->offset) : 1;
     if (rc == 0)
         return tell_torn(w, s);
     if (rc < 0)
@@ -487,7 +492,13 @@ static int enter(struct walk *w, struct walk_segment *s)
 {
     w->fd = io_open(s->path, O_RDONLY, 0);
     if (w->fd == -ENOENT && w->options.lock == WALK_UNLOCKED) {
-        leave(w); /* a compaction was quicker */
+        walk_tell(w, &(struct walk_finding){
+                         .kind = WALK_NOTE,
+                         .path = s->path,
+                         .reason = "was compacted meanwhile, its records are passed over",
+                     });
+        leave(w);
+        w->expected = 0;
         return 1;
     }
     if (w->fd < 0)
