@@ -36,6 +36,7 @@ const struct io_calls io_system_calls = {
     .mkdir = mkdir,
     .link = link,
     .fstatvfs = fstatvfs,
+    .fallocate = fallocate,
 };
 
 static const struct io_calls *calls = &io_system_calls;
@@ -145,6 +146,11 @@ int io_truncate(int fd, off_t length)
         rc = calls->ftruncate(fd, length);
     } while (rc == -1 && errno == EINTR);
     return result_of(rc);
+}
+
+int io_punch(int fd, off_t offset, off_t len)
+{
+    return result_of(calls->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, len));
 }
 
 int io_rename(const char *from, const char *to)

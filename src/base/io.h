@@ -28,6 +28,7 @@ struct io_calls {
     int (*mkdir)(const char *path, mode_t mode);
     int (*link)(const char *from, const char *to);
     int (*fstatvfs)(int fd, struct statvfs *out);
+    int (*fallocate)(int fd, int mode, off_t offset, off_t len);
 };
 
 /* The system's own calls. */
@@ -55,6 +56,9 @@ int io_writev_full(int fd, struct iovec *iov, int count, off_t offset);
 int io_fdatasync(int fd);
 int io_fsync(int fd);
 int io_truncate(int fd, off_t length);
+/* Gives the blocks of a stretch back: it reads as zeros, the length stays. -EOPNOTSUPP: the file system
+ * cannot. */
+int io_punch(int fd, off_t offset, off_t len);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_link(const char *from, const char *to);

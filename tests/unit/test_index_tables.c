@@ -505,6 +505,89 @@ static void a_file_is_known_while_a_live_row_names_it(void **state)
     fixture_close(f);
 }
 
+/* ---- giving back what is free ---- */
+
+static uint64_t file_blocks(const struct index_fixture *f)
+{
+    char path[TEMP_DIR_MAX + 16];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/data.mdb", f->dir);
+    assert_int_equal(stat(path, &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* Every `step`th of the long keys, with this number. */
+static void put_long_keys(struct index_fixture *f, unsigned step, uint64_t number, bool drop)
+{
+    struct delta *d = delta_new(0);
+    struct entry e = entry_numbered(number);
+    struct delta_item *items;
+    size_t count;
+    char text[600];
+
+    for (unsigned i = 0; i < KEYS; i += step) {
+        struct slice key = slice_of(text, (size_t)snprintf(text, sizeof(text), "%0400u", i));
+
+        assert_int_equal(delta_put(d, hash_slice(key), key, &e, number), 0);
+    }
+    assert_int_equal(delta_sorted(d, &items, &count), 0);
+    assert_int_equal(index_apply(f->index, items, count, NULL, drop), 0);
+    free(items);
+    delta_free(d);
+}
+
+static void check_long_keys(struct index_fixture *f, unsigned step, uint64_t number,
+                            uint64_t others)
+{
+    for (unsigned i = 0; i < KEYS; i++) {
+        char text[600];
+        struct slice key = slice_of(text, (size_t)snprintf(text, sizeof(text), "%0400u", i));
+
+        assert_int_equal(fixture_seen(f, key), i % step == 0 ? number : others);
+    }
+}
+
+static bool trim_beside(struct slice index_key, const struct entry *e, void *arg)
+{
+    struct index_fixture *f = arg;
+    uint64_t before = file_blocks(f);
+
+    (void)index_key;
+    (void)e;
+    index_trim(f->index);
+    assert_int_equal(file_blocks(f), before); /* we might see what is free now */
+    return false;
+}
+
+static void free_pages_are_given_back_and_used_again(void **state)
+{
+    enum { SMALL = 8 * 1024 * 1024 };
+    struct index_fixture *f = *state;
+
+    fixture_open(f);
+    for (uint64_t round = 1; round <= 3; round++) {
+        put_long_keys(f, 1, round * 10, false);
+        put_long_keys(f, 2, round * 10 + 1, false);
+        index_trim(f->index); /* most is in use */
+        assert_true(file_blocks(f) > 2 * SMALL);
+        check_long_keys(f, 2, round * 10 + 1, round * 10);
+        put_long_keys(f, 1000, round * 10 + 2, true);
+        for (unsigned i = 0; i < 2; i++) /* then nothing leads to the old pages any more */
+            put_long_keys(f, 1000, round * 10 + 3, false);
+        assert_int_equal(index_walk(f->reader, slice_of(NULL, 0), trim_beside, f), 0);
+        index_trim(f->index);
+        assert_true(file_blocks(f) < SMALL);
+        check_long_keys(f, 1000, round * 10 + 3, 0);
+        if (round == 2) {
+            fixture_close(f);
+            fixture_open(f);
+            check_long_keys(f, 1000, round * 10 + 3, 0);
+        }
+    }
+    fixture_close(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -515,6 +598,7 @@ int main(void)
         fixture_test(expired_rows_come_when_their_time_has_come),
         fixture_test(a_row_stays_filed_while_it_expires_later_and_later),
         fixture_test(a_file_is_known_while_a_live_row_names_it),
+        fixture_test(free_pages_are_given_back_and_used_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,6 +31,8 @@
 /* Nothing was written for so long: after a segment's worth, and otherwise. */
 #define IDLE_MUCH_MS 2000
 #define IDLE_MS 10000
+/* How often the index is looked at for what it may give back. */
+#define TRIM_MS 10000
 
 /* ---- the writer's side ---- */
 
@@ -269,6 +271,7 @@ static void *checkpoint_main(void *arg)
     struct checkpoint *c = &ls->checkpoint;
     struct idle idle = {.since_ms = clock_mono_ms()};
     int64_t tried_ms = 0;
+    int64_t trimmed_ms = clock_mono_ms();
 
     pthread_setname_np(pthread_self(), "tt-checkpoint");
     do {
@@ -278,13 +281,19 @@ static void *checkpoint_main(void *arg)
             continue;
         wanted = atomic_exchange(&c->asked, false);
         wanted = is_idle(ls, &idle) || is_due(ls) || wanted || c->failed_last;
-        if (!wanted || (c->failed_last && clock_mono_ms() - tried_ms < RETRY_MS))
-            continue;
-        tried_ms = clock_mono_ms();
-        pthread_mutex_lock(&ls->index_mutex);
-        if (freeze(ls))
-            (void)settle_frozen(ls);
-        pthread_mutex_unlock(&ls->index_mutex);
+        if (wanted && (!c->failed_last || clock_mono_ms() - tried_ms >= RETRY_MS)) {
+            tried_ms = clock_mono_ms();
+            pthread_mutex_lock(&ls->index_mutex);
+            if (freeze(ls))
+                (void)settle_frozen(ls);
+            pthread_mutex_unlock(&ls->index_mutex);
+        }
+        if (clock_mono_ms() - trimmed_ms >= TRIM_MS) {
+            trimmed_ms = clock_mono_ms();
+            pthread_mutex_lock(&ls->index_mutex);
+            index_trim(ls->index);
+            pthread_mutex_unlock(&ls->index_mutex);
+        }
     } while (wait_tick(ls));
     return NULL;
 }

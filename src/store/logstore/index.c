@@ -312,6 +312,7 @@ int index_open(const char *dir, unsigned readers, struct index **out)
         return -ENOMEM;
     index->readers_max = readers;
     pthread_mutex_init(&index->readers_mutex, NULL);
+    atomic_init(&index->epoch, 1);
     rc = set_paths(index, dir);
     if (rc == 0)
         rc = index_open_environment(index);
@@ -330,8 +331,10 @@ int index_open_read_only(const char *dir, struct index **out, const char **why)
     int rc = index == NULL ? -ENOMEM : set_paths(index, dir);
 
     *why = NULL;
-    if (index != NULL)
+    if (index != NULL) {
         pthread_mutex_init(&index->readers_mutex, NULL);
+        atomic_init(&index->epoch, 1);
+    }
     if (rc == 0) {
         index->readers_max = 1;
         atomic_store(&index->condemned, true); /* whoever looks on does not remove it */

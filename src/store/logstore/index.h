@@ -203,6 +203,10 @@ int index_big_files(struct index_reader *reader,
 /* True if a row names this file. 0: no; 1: yes; -errno. */
 int index_has_big_file(struct index_reader *reader, uint64_t number);
 
+/* Gives the blocks of free pages back to the file system when they are much more than what is in use.
+ * By the thread that may write. */
+void index_trim(struct index *index);
+
 /* Rows, and bytes of the file in use. 0 or -errno. */
 int index_figures(struct index *index, uint64_t *rows, uint64_t *used_bytes);
 

@@ -84,17 +84,17 @@ int index_begin_read(struct index_reader *reader)
     int rc;
 
     /* In this order: the one who shuts looks at `inside` afterwards. */
-    atomic_store(&reader->inside, true);
+    atomic_store(&reader->inside, atomic_load(&reader->index->epoch));
     rc = atomic_load(&reader->index->shut) ? MDB_PANIC : mdb_txn_renew(reader->txn);
     if (rc != 0)
-        atomic_store_explicit(&reader->inside, false, memory_order_release);
+        atomic_store_explicit(&reader->inside, 0, memory_order_release);
     return rc;
 }
 
 void index_end_read(struct index_reader *reader)
 {
     mdb_txn_reset(reader->txn);
-    atomic_store_explicit(&reader->inside, false, memory_order_release);
+    atomic_store_explicit(&reader->inside, 0, memory_order_release);
 }
 
 bool index_begin_look(struct index *index)
@@ -118,9 +118,39 @@ static bool is_anyone_inside(struct index *index)
     if (atomic_load(&index->lookers) > 0)
         return true;
     for (struct index_reader *r = index->readers; r != NULL; r = r->next)
-        if (atomic_load(&r->inside))
+        if (atomic_load(&r->inside) != 0)
             return true;
     return false;
+}
+
+/* True if a read is under way that began before the epoch. */
+static bool is_anyone_before(struct index *index, uint64_t epoch)
+{
+    bool found;
+
+    pthread_mutex_lock(&index->readers_mutex);
+    found = atomic_load(&index->lookers) > 0;
+    for (struct index_reader *r = index->readers; r != NULL && !found; r = r->next) {
+        uint64_t inside = atomic_load(&r->inside);
+
+        found = inside != 0 && inside < epoch;
+    }
+    pthread_mutex_unlock(&index->readers_mutex);
+    return found;
+}
+
+bool index_wait_for_readers(struct index *index, int64_t at_most_ms)
+{
+    const struct timespec moment = {.tv_nsec = 1000 * 1000};
+    uint64_t epoch = atomic_fetch_add(&index->epoch, 1) + 1;
+    int64_t until = clock_mono_ms() + at_most_ms;
+
+    while (is_anyone_before(index, epoch)) {
+        if (clock_mono_ms() >= until)
+            return false;
+        nanosleep(&moment, NULL);
+    }
+    return true;
 }
 
 static bool wait_until_empty(struct index *index)

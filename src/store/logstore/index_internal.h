@@ -35,13 +35,15 @@ struct index {
     struct index_reader *readers; /* all that are open */
     _Atomic unsigned lookers;     /* uses under way without a reader */
     _Atomic bool shut;            /* the environment is being replaced, or could not be */
+    _Atomic uint64_t epoch;       /* of index_wait_for_readers(), from 1 */
+    bool cannot_trim;             /* the file system knows no holes */
 };
 
 struct index_reader {
     _Alignas(64) struct index *index; /* no two readers in one line of the processor's cache */
     MDB_txn *txn; /* reset between calls; NULL: the environment could not be replaced */
     struct index_reader *next;
-    _Atomic bool inside; /* a read is under way */
+    _Atomic uint64_t inside; /* the epoch in which the read began that is under way; 0: none is */
 };
 
 static inline MDB_val val_of(const void *data, size_t len)
@@ -84,6 +86,9 @@ int index_extend_file(struct index *index);
 /* A fresh transaction of the reader's. 0 or LMDB's code; only after 0 the end. */
 int index_begin_read(struct index_reader *reader);
 void index_end_read(struct index_reader *reader);
+
+/* Waits until all reads have ended that are under way. False: not within so long. */
+bool index_wait_for_readers(struct index *index, int64_t at_most_ms);
 
 /* The environment, without a reader. False: it cannot be used now. */
 bool index_begin_look(struct index *index);

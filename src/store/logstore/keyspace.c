@@ -352,7 +352,9 @@ int keyspace_sweep(struct logstore *ls, uint64_t hash, struct slice key, int64_t
     if (rc != 0)
         return rc;
     atomic_fetch_sub_explicit(&ls->live_count, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&ls->superseded_bytes, e.length, memory_order_relaxed);
+    atomic_fetch_add_explicit(&ls->superseded_bytes,
+                              (uint64_t)e.length + (e.has_touch ? e.touch_length : 0),
+                              memory_order_relaxed);
     if (e.big_bytes > 0)
         big_let_go(ls, e.big_file, e.big_bytes, ls->log.tail_seq);
     return 1;

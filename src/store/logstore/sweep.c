@@ -39,6 +39,7 @@ enum {
     /* ... but comes at least so often. */
     LOOK_MS_MAX = 15000,
     KEYS_AT_ONCE = 512, /* for the writer */
+    ASK_MS = 15000,     /* between two checkpoints that the sweep asks for */
     KEYS_BYTES = 1024 * 1024,
     WALK_ROWS = KEYS_AT_ONCE, /* in one transaction of the index */
     WAITING_MAX = 100 * 1000, /* counted for the figures */
@@ -94,6 +95,8 @@ struct sweep {
 
     struct index_expiry_cursor cursor; /* rows up to there were swept since the last checkpoint */
     uint64_t cursor_checkpoint;        /* the number of that one */
+    bool swept_since;                  /* something was, since that one */
+    int64_t asked_ms;                  /* monotonic; for a checkpoint */
     int64_t next_look_ms;              /* monotonic */
     int64_t first_late_ms;             /* of what the delta has, as far as the look has come */
     char walk_key[INDEX_KEY_MAX];      /* where the walk for a flush goes on */
@@ -322,6 +325,7 @@ static void sweep_index(struct sweep *s)
     /* Rows that expire earlier than those seen so far come with a checkpoint only. */
     if (checkpoint != s->cursor_checkpoint) {
         s->cursor_checkpoint = checkpoint;
+        s->swept_since = false;
         pthread_mutex_lock(&s->mutex);
         s->cursor.len = 0;
         pthread_mutex_unlock(&s->mutex);
@@ -385,6 +389,22 @@ static void sweep_flushed(struct sweep *s)
 
 /* ---- the thread ---- */
 
+/* Compaction sees with the next checkpoint only what has become free. Where little is written that
+ * may be long. */
+static void ask_for_checkpoint(struct sweep *s)
+{
+    struct logstore *ls = s->ls;
+    uint64_t freed =
+        atomic_load(&ls->superseded_bytes) - atomic_load(&ls->checkpoint.done_superseded);
+    int64_t now = clock_mono_ms();
+
+    s->swept_since = s->swept_since || s->found > 0;
+    if (!s->swept_since || freed < ls->config.segment_bytes / 2 || now - s->asked_ms < ASK_MS)
+        return;
+    s->asked_ms = now;
+    checkpoint_ask(ls);
+}
+
 static void sweep_round(struct sweep *s)
 {
     struct logstore *ls = s->ls;
@@ -400,6 +420,8 @@ static void sweep_round(struct sweep *s)
         sweep_index(s);
     if (s->failed == 0 && atomic_load(&ls->flush_behind))
         sweep_flushed(s);
+    if (s->failed == 0 && !s->full)
+        ask_for_checkpoint(s);
     atomic_fetch_add(&s->swept, s->found);
 }
 
