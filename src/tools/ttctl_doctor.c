@@ -166,26 +166,39 @@ static void look_at_type(struct doctor *d, const char *dir)
     say(d, WARN, "file system: not known to us (type %#lx)", (unsigned long)fs.f_type);
 }
 
-/* What /proc/self/mountinfo says of the device. False: nothing. */
+/* The device of a line "36 35 98:0 ..." of mountinfo. False: there is none. */
+static bool device_of_line(const char *line, dev_t *out)
+{
+    const char *at = strchr(line, ' ');
+    uint32_t major;
+    uint32_t minor;
+    size_t len;
+
+    at = at == NULL ? NULL : strchr(at + 1, ' ');
+    if (at == NULL)
+        return false;
+    at++;
+    len = strcspn(at, ":");
+    if (at[len] != ':' || !parse_u32(slice_of(at, len), &major) ||
+        !parse_u32(slice_of(at + len + 1, strcspn(at + len + 1, " ")), &minor))
+        return false;
+    *out = makedev(major, minor);
+    return true;
+}
+
+/* What /proc/self/mountinfo says of the device: the last mount counts. False: nothing. */
 static bool find_mount_options(dev_t device, char *options, size_t room)
 {
     FILE *mounts = fopen("/proc/self/mountinfo", "re");
     char line[4096];
     bool found = false;
+    dev_t of_line;
 
     while (mounts != NULL && fgets(line, sizeof(line), mounts) != NULL) {
-        unsigned major;
-        unsigned minor;
-        char *super;
-
-        if (sscanf(line, "%*d %*d %u:%u", &major, &minor) != 2 || makedev(major, minor) != device)
+        if (!device_of_line(line, &of_line) || of_line != device)
             continue;
-        /* behind " - ": type, source, options of the file system */
-        super = strstr(line, " - ");
-        if (super != NULL && strlen(line) < room) {
-            snprintf(options, room, "%s", line);
-            found = true; /* the last mount counts */
-        }
+        snprintf(options, room, "%s", line);
+        found = true;
     }
     if (mounts != NULL)
         fclose(mounts);

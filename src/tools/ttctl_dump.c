@@ -176,8 +176,10 @@ static int dump_server(struct ctl *ctl, struct slice prefix)
     struct fetched *f = calloc(1, sizeof(*f));
     struct buf after = {0};
     bool more = true;
-    int status = f == NULL ? command_fail("out of memory") : CTL_OK;
+    int status = CTL_OK;
 
+    if (f == NULL)
+        return command_fail("out of memory");
     for (bool first = true; status == CTL_OK && more; first = false) {
         struct client_reply reply = {0};
 
@@ -188,10 +190,8 @@ static int dump_server(struct ctl *ctl, struct slice prefix)
         buf_free(&reply.text);
     }
     buf_free(&after);
-    if (f != NULL) {
-        buf_free(&f->fields);
-        buf_free(&f->attrs);
-    }
+    buf_free(&f->fields);
+    buf_free(&f->attrs);
     free(f);
     return status;
 }

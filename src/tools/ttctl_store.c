@@ -186,7 +186,7 @@ static int await_compaction(const struct figures *f)
 {
     const struct timespec nap = {.tv_nsec = POLL_MS * 1000000};
     uint64_t asked = 1;
-    uint64_t bytes;
+    uint64_t bytes = 0;
 
     for (;;) {
         if (read_figures(f, &asked, &bytes) != 0)
