@@ -51,11 +51,14 @@ def test_without_descriptors_big_values_are_told_to_try_again(server, protocol):
         wait_connections(server, 2)
         limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
-        c.send(begin + bytes(100_000))
-        assert c.until(b"\r\n") == refusal
+        try:
+            # More than waits in memory: the file is made, and missed, before all of it is taken.
+            c.send(begin + bytes(1_500_000))
+            assert c.until(b"\r\n") == refusal
+        finally:
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
         other.ask(set_command("small", b"x") + b"get small\r\n",
                   b"STORED\r\n" + value_reply("small", b"x") + b"END\r\n")
-        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
 
 
 ANNOUNCED = {
