@@ -9,7 +9,7 @@ import time
 import pytest
 
 import harness
-from harness import mc_get, set_command
+from harness import mc_get, read_response, set_command
 from test_format import Mix, http, quote
 from test_tools import ctl, done, fails, verified
 
@@ -197,6 +197,91 @@ def test_expiry_and_flags_come_through_to_the_millisecond(server, new_server):
     other = new_server().start()
     load_all(other, text)
     assert dump(other) == text
+
+
+def test_big_values_and_counters_keep_what_they_have(server, new_server):
+    with server.connect() as c:
+        c.ask(set_command("big", os.urandom(2 << 20), 9, 1000), b"STORED\r\n")
+        c.ask(set_command("n", b"5", 3), b"STORED\r\n")
+        c.ask(b"incr n 18446744073709551615\r\n", b"4\r\n")
+        c.ask(b"decr n 9\r\n", b"0\r\n")
+        c.ask(b"incr n 7\r\n", b"7\r\n")
+    text = dump(server)
+    assert b"\nn\tflags=3\tt:7\n" in text and b"\nbig\tflags=9 expires=" in text
+    other = new_server().start()
+    load_all(other, text)
+    assert dump(other) == text
+    with other.connect() as c:
+        c.ask(b"incr n 1\r\n", b"8\r\n")
+    server.stop()
+    assert raw("dump", "--dir", server.data) == (0, text, "")
+
+
+RECORD = b"/-/record?key=k"
+
+
+@pytest.mark.parametrize("method, target, status", [
+    (b"GET", b"/-/record", 400),
+    (b"GET", b"/-/record?key=%4", 400),
+    (b"GET", RECORD, 404),
+    (b"GET", b"/-/record?key=", 404),
+    (b"DELETE", RECORD, 405),
+    (b"POST", RECORD, 405),
+    (b"OPTIONS", RECORD, 200),
+    (b"PUT", b"/-/record", 400),
+    (b"PUT", RECORD + b"&flags=", 400),
+    (b"PUT", RECORD + b"&flags=-1", 400),
+    (b"PUT", RECORD + b"&flags=4294967296", 400),
+    (b"PUT", RECORD + b"&expires=never", 400),
+    (b"PUT", RECORD + b"&if=present", 400),
+    (b"PUT", RECORD + b"&attributes=%zz", 400),
+    (b"PUT", RECORD + b"&attributes=%01", 400),
+    (b"PUT", RECORD + b"&attributes=%01%02%00x", 400),
+    (b"PUT", RECORD + b"&attributes=%05%01%00x", 400),
+    (b"PUT", RECORD + b"&attributes=" + b"%01%ff%ff" + b"x" * 65535, 400),
+])
+def test_what_is_asked_wrongly_of_a_record_is_refused(shared_server, method, target, status):
+    with shared_server.connect() as h:
+        body = b"value" if method in (b"PUT", b"POST") else b""
+        assert http(h, method, target, body).status == status
+        # The connection goes on behind it.
+        assert http(h, b"GET", RECORD).status == 404
+
+
+def test_a_record_shows_all_that_it_has(server):
+    with server.connect() as h:
+        target = RECORD + b"&flags=7&expires=-5"
+        assert http(h, b"PUT", target, b"over").status == 201
+        assert http(h, b"GET", RECORD).status == 404
+        target = RECORD + b"&flags=7&attributes=%01%01%00x%05%08%00ABCDEFGH"
+        assert http(h, b"PUT", target, b"value").status == 201
+        assert http(h, b"PUT", target + b"&if=absent", b"other").status == 409
+        reply = http(h, b"GET", RECORD)
+        assert reply.body == b"flags=7&expires=0&attributes=%01%01%00x%05%08%00ABCDEFGH\nvalue"
+        assert reply.headers["cache-control"] == "no-store"
+        h.send(b"HEAD " + RECORD + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_response(h, head=True).headers["content-length"] == str(len(reply.body))
+    with server.connect() as c:
+        cas = int.from_bytes(b"ABCDEFGH", "little")
+        assert mc_get(c, "k") == (b"value", 7, cas)
+    server.restart()
+    with server.connect() as c:
+        assert mc_get(c, "k") == (b"value", 7, cas)
+    assert b"cas=%d" % cas in dump(server)
+    server.stop()
+    verified(server.data)
+
+
+def test_a_full_disk_behind_the_output_is_noticed(mixed):
+    with open("/dev/full", "wb") as full:
+        words = [harness.TTCTL, "-port", str(mixed.port), "dump"]
+        result = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, timeout=harness.WAIT_S)
+        assert result.returncode == 1 and b"cannot write the output" in result.stderr
+        mixed.stop()
+        for words in (["dump", "--dir", mixed.data], ["verify", mixed.data], ["log", mixed.data]):
+            result = subprocess.run([harness.TTCTL, *words], stdout=full, stderr=subprocess.PIPE,
+                                    timeout=harness.WAIT_S)
+            assert result.returncode == 1 and b"cannot write the output" in result.stderr
 
 
 def test_load_keeps_what_is_there_if_told(server):

@@ -168,7 +168,8 @@ def test_wrong_usage_has_status_2(words, said):
 def test_help_names_every_command():
     status, out, err = ctl(Nobody, "--help")
     assert (status, err) == (0, "")
-    for name in ("get", "put", "out", "list", "stat", "ping"):
+    for name in ("get", "put", "out", "list", "stat", "ping", "dump", "load", "compact", "backup",
+                 "restore", "log", "verify", "repair", "rebuild-index", "doctor"):
         assert f"\n  {name} ".encode() in out
 
 
