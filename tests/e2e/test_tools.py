@@ -568,7 +568,7 @@ def test_log_prints_a_line_a_record_beside_a_running_server(new_server):
 
 
 def test_log_beside_a_server_that_writes_and_compacts_finds_no_damage(new_server):
-    server = new_server("--segment-size", "4m").start()
+    server = new_server("--segment-size", "4m", "--sync", "os").start()
     stop = threading.Event()
 
     def write():
