@@ -55,7 +55,8 @@ static struct backup_lease *find_lease(struct logstore *ls, uint64_t token)
     return NULL;
 }
 
-static int take_lease(struct logstore *ls, int64_t lease_ms, uint64_t *token)
+/* One that does not end by itself yet. */
+static int take_lease(struct logstore *ls, uint64_t *token)
 {
     struct backup_lease *lease;
     int rc;
@@ -68,7 +69,7 @@ static int take_lease(struct logstore *ls, int64_t lease_ms, uint64_t *token)
     pthread_mutex_lock(&ls->backups.mutex);
     lease = find_lease(ls, 0);
     if (lease != NULL)
-        *lease = (struct backup_lease){*token, clock_mono_ms() + lease_ms};
+        *lease = (struct backup_lease){*token, INT64_MAX};
     pthread_mutex_unlock(&ls->backups.mutex);
     return lease == NULL ? -EBUSY : 0;
 }
@@ -199,13 +200,13 @@ int backup_begin(struct store *store, int64_t lease_ms, uint64_t *token, struct 
 
     if (atomic_load(&ls->state) != STORE_SERVING)
         return -EAGAIN;
-    hold(ls);
-    rc = take_lease(ls, lease_ms, token);
-    if (rc != 0) {
-        release(ls);
+    rc = take_lease(ls, token);
+    if (rc != 0)
         return rc;
-    }
+    hold(ls);
     rc = make_list(ls, list);
+    if (rc == 0)
+        rc = backup_renew(store, *token, lease_ms);
     if (rc != 0)
         (void)give_lease(ls, *token);
     return rc;

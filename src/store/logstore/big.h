@@ -61,7 +61,8 @@ struct big {
     struct big_gone *gone_first;
     struct big_gone **gone_last;
     unsigned holds;
-    bool removing; /* a pool thread is at it */
+    bool removing; /* it is the pool's: waits there, or a thread is at it */
+    bool at_work;  /* a thread is at it */
     bool ended;
     pthread_cond_t idle;
     struct aio_op removal;

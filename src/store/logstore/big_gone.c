@@ -102,14 +102,17 @@ static void removal_work(struct aio_op *op)
     struct logstore *ls = (struct logstore *)((char *)big - offsetof(struct logstore, big));
     unsigned n = 0;
 
+    pthread_mutex_lock(&big->mutex);
+    big->at_work = true;
+    pthread_mutex_unlock(&big->mutex);
     while (n < REMOVED_AT_ONCE && remove_one(ls))
         n++;
     pthread_mutex_lock(&big->mutex);
+    big->at_work = false;
     big->removing = !big->ended && is_ripe_locked(ls);
     if (big->removing)
         aio_pool_run(ls->config.pool, op);
-    else
-        pthread_cond_broadcast(&big->idle);
+    pthread_cond_broadcast(&big->idle);
     pthread_mutex_unlock(&big->mutex);
 }
 
@@ -155,7 +158,9 @@ void big_hold(struct logstore *ls)
 {
     pthread_mutex_lock(&ls->big.mutex);
     ls->big.holds++;
-    while (ls->big.removing)
+    /* Not for one that waits for a thread of the pool: we may be the last of these, and it will find
+     * nothing to do. */
+    while (ls->big.at_work)
         pthread_cond_wait(&ls->big.idle, &ls->big.mutex);
     pthread_mutex_unlock(&ls->big.mutex);
 }

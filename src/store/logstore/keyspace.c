@@ -374,6 +374,9 @@ int keyspace_refresh(struct logstore *ls, uint64_t hash, struct slice key)
         newer = delta_find(frozen, hash, key, UINT64_MAX, &e, NULL);
     rc = newer ? -ENOENT : index_find(ls->writer_reader, key, &e);
     grace_leave(&ls->writer_grace);
+    /* A tombstone has no expiry, and its row may go at any time: no copy of its place is made. */
+    if (rc == 0 && e.kind == RECORD_DELETE)
+        return 0;
     if (rc == 0)
         rc = delta_put(active, hash, key, &e, ls->log.tail_seq);
     if (rc == 0)
