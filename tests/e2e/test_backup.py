@@ -251,6 +251,23 @@ def test_a_backup_goes_only_where_it_belongs(new_server, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_a_backup_begins_while_the_only_thread_of_the_pool_removes_files(new_server):
+    server = new_server("--io-threads", "1", "--sync", "interval").start()
+    with server.connect() as c, server.connect() as http:
+        for _ in range(5):
+            for i in range(20):
+                put(c, f"big{i}", bytes(1_100_000))
+            c.send(b"".join(b"delete big%d\r\n" % i for i in range(20)))
+            c.expect(b"DELETED\r\n")
+            http.send(b"POST /-/backup HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+            reply = harness.read_response(http)
+            assert reply.status == 200
+            http.send(b"POST /-/backup/end?token=%s HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+                      % reply.body.split()[1])
+            assert harness.read_response(http).status == 200
+            c.expect(b"DELETED\r\n" * 19)
+
+
 def test_leases_end_and_are_bounded(server):
     with server.connect() as c:
         def post(target):
