@@ -453,13 +453,8 @@ int checkpoint_meta(struct logstore *ls, struct index_meta *meta, struct buf *ro
 /* ---- reader.c ---- */
 
 bool reader_get(struct store_port *port, struct store_get *get);
-/* Reads and checks a whole record by file, with a value that lies in a file of its own. 0, -EUCLEAN
+/* Reads and checks a whole record by file; a value in a file of its own stays there. 0, -EUCLEAN
  * when it is damaged, -errno, logged; *owned is to be freed. */
-int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned);
-/* The value of a record that names a file of its own (big_bytes > 0), into memory of its own. 0 or
- * -errno, logged. */
-int reader_load_value(struct logstore *ls, struct record *out, void **owned);
-/* The same without such a value. */
 int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out,
                        void **owned);
 

@@ -1,8 +1,8 @@
 /*
  * reader.c - store_get(): from a key to its value, without waiting in the caller's loop.
  *
- * Provides: reader_get(), reader_load().
- * Used by:  ports (reader_get), writer and scans (reader_load, which waits for the disk).
+ * Provides: reader_get(), reader_load_record().
+ * Used by:  ports (reader_get), writer and scans (reader_load_record, which waits for the disk).
  * Threads:  reader_get() and all that follows from it on the port's thread. No locks: the index is
  *           read inside grace, a segment that is needed longer is referenced.
  *
@@ -560,56 +560,6 @@ bool reader_get(struct store_port *port, struct store_get *get)
 
 /* ---- with waiting ---- */
 
-/* Reads the value of a file of its own to `room` (out->big_bytes bytes). */
-static int read_big(struct logstore *ls, struct record *out, char *room)
-{
-    struct big_file *big;
-    off_t offset;
-    int fd;
-    int rc = big_open(ls, out->big_file, out->big_bytes, out->big_sum, &big);
-
-    if (rc == -ENOENT) { /* the record is there, its value is not */
-        log_error("the file of a big value, number %016" PRIx64 ", is missing in %s", out->big_file,
-                  ls->dir);
-        return -EUCLEAN;
-    }
-    if (rc != 0)
-        return rc;
-    fd = big_fd(big, &offset);
-    rc = io_read_full(fd, room, out->big_bytes, offset);
-    out->value = slice_of(room, out->big_bytes);
-    big_unref(big);
-    return rc;
-}
-
-int reader_load_value(struct logstore *ls, struct record *out, void **owned)
-{
-    char *memory = malloc(out->big_bytes);
-    int rc = memory == NULL ? -ENOMEM : read_big(ls, out, memory);
-
-    if (rc != 0) {
-        free(memory);
-        memory = NULL;
-    }
-    *owned = memory;
-    return rc;
-}
-
-/* Adds the value of a file of its own behind the record's bytes, of which there are `length`. */
-static int load_big(struct logstore *ls, struct record *out, char **memory, size_t length)
-{
-    char *grown = malloc(length + out->big_bytes);
-
-    if (grown == NULL)
-        return -ENOMEM;
-    memcpy(grown, *memory, length);
-    out->key.ptr = grown + (out->key.ptr - *memory);
-    out->attrs.ptr = grown + (out->attrs.ptr - *memory);
-    free(*memory);
-    *memory = grown;
-    return read_big(ls, out, grown + length);
-}
-
 int reader_load_record(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
 {
     struct segment *s = log_hold_segment(ls, e->segment);
@@ -634,23 +584,6 @@ int reader_load_record(struct logstore *ls, const struct entry *e, struct record
     }
     if (s != NULL)
         segment_unref(s);
-    *owned = memory;
-    return rc;
-}
-
-int reader_load(struct logstore *ls, const struct entry *e, struct record *out, void **owned)
-{
-    char *memory;
-    int rc = reader_load_record(ls, e, out, owned);
-
-    if (rc != 0 || out->big_bytes == 0)
-        return rc;
-    memory = *owned;
-    rc = load_big(ls, out, &memory, e->length); /* says what is wrong itself */
-    if (rc != 0) {
-        free(memory);
-        memory = NULL;
-    }
     *owned = memory;
     return rc;
 }
