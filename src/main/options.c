@@ -90,6 +90,11 @@ const struct option_spec option_table[] = {
      .shown = "a tenth of the disk, at least four times the largest value",
      .help = "most of the disk that values above 1 MiB may hold together while they arrive; beyond "
              "it new ones are told to try again"},
+    {.name = "--pinned-max", .argument = "SIZE", .group = GROUP_DATA,
+     .type = OPTION_SIZE, .field = FIELD(pinned_max_bytes), .min = MIB, .max = UINT64_MAX,
+     .preset = "1g",
+     .help = "most of the disk that overwritten values may keep because clients still read them; "
+             "beyond it those who read the oldest are closed"},
     {.name = "--keep-history", .argument = "TIME", .group = GROUP_DATA,
      .type = OPTION_DURATION, .field = FIELD(keep_history_s), .min = 0, .max = SECONDS_MAX,
      .preset = "0",

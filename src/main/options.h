@@ -35,6 +35,7 @@ struct options {
     uint64_t max_value_bytes;
     uint64_t reserve_bytes;   /* STORE_RESERVE_DEFAULT: by the disk's size */
     uint64_t spool_max_bytes; /* 0: by the disk's size */
+    uint64_t pinned_max_bytes;
     uint64_t keep_history_s;
     uint64_t sid;          /* 0: not in a group */
     const char *log_path;  /* NULL: stderr */

@@ -110,6 +110,7 @@ static int open_store(struct server *server)
         .max_value_bytes = options->max_value_bytes,
         .reserve_bytes = options->reserve_bytes,
         .spool_max_bytes = options->spool_max_bytes,
+        .pinned_max_bytes = options->pinned_max_bytes,
         .keep_history_ms = (int64_t)options->keep_history_s * 1000,
         .node = (uint16_t)options->sid,
         .reader_ports = server->app.threads,

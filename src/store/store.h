@@ -302,6 +302,8 @@ struct store_config {
     /* most that big values may hold of the disk before they are stored; 0: a tenth of it, at least
      * four times the largest value */
     uint64_t spool_max_bytes;
+    /* most of the disk that files without a name may keep for those who still read them; 0: 1 GiB */
+    uint64_t pinned_max_bytes;
     uint16_t node;         /* -sid; 0: not in a group */
     unsigned reader_ports; /* how many ports will be opened at most */
     /* Tests: a checkpoint is due when so many keys have changed; 0: as it suits the engine. */

@@ -86,6 +86,7 @@ static void numbers_are_taken_up_to_their_limits(void **state)
         {{"--reserve", "0", "d"}, NUMBER(reserve_bytes), 0},
         {{"--reserve=3g", "d"}, NUMBER(reserve_bytes), UINT64_C(3) << 30},
         {{"--spool-max", "2g", "d"}, NUMBER(spool_max_bytes), UINT64_C(2) << 30},
+        {{"--pinned-max", "5m", "d"}, NUMBER(pinned_max_bytes), UINT64_C(5) << 20},
         {{"--max-conns", "5", "d"}, NUMBER(max_conns), 5},
         {{"--idle-timeout", "7", "d"}, NUMBER(idle_timeout_s), 7},
         {{"-tout", "0", "d"}, NUMBER(stall_timeout_s), 0},
