@@ -153,6 +153,13 @@ int io_punch(int fd, off_t offset, off_t len)
     return result_of(calls->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, len));
 }
 
+bool io_is_hole(int fd, off_t offset, off_t len)
+{
+    off_t data = lseek(fd, offset, SEEK_DATA);
+
+    return data == -1 ? errno == ENXIO : data >= offset + len;
+}
+
 int io_rename(const char *from, const char *to)
 {
     return result_of(calls->rename(from, to));

@@ -9,6 +9,7 @@
 #ifndef BASE_IO_H
 #define BASE_IO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/statvfs.h>
@@ -59,6 +60,8 @@ int io_truncate(int fd, off_t length);
 /* Gives the blocks of a stretch back: it reads as zeros, the length stays. -EOPNOTSUPP: the file system
  * cannot. */
 int io_punch(int fd, off_t offset, off_t len);
+/* True if the stretch has no blocks. Moves the descriptor's position. */
+bool io_is_hole(int fd, off_t offset, off_t len);
 int io_rename(const char *from, const char *to);
 int io_unlink(const char *path);
 int io_link(const char *from, const char *to);

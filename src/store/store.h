@@ -121,7 +121,7 @@ struct store_change {
         CHANGE_EXTEND, /* the value is the present one between the pieces */
         CHANGE_COUNTER,
     } kind;
-    uint32_t flags;         /* of a put and an extension, as the next three */
+    uint32_t flags; /* of a put and an extension, as the next three */
     int64_t expires_ms;
     struct slice attrs;
     struct slice pieces[2];
@@ -310,10 +310,10 @@ struct store_config {
     size_t checkpoint_entries;
     bool no_compaction;      /* tests: segments stay as they are */
     int64_t keep_history_ms; /* compaction keeps what was superseded for so long; 0: not at all */
-    bool lock_index;        /* keep the index in memory, if the system allows it */
-    bool cold_index;        /* tests: no lookup of the index is made by a network loop alone */
-    unsigned open_segments; /* files of the log that may stay open; 0: as it suits the engine */
-    struct aio_pool *pool;  /* borrowed */
+    bool lock_index;         /* keep the index in memory, if the system allows it */
+    bool cold_index;         /* tests: no lookup of the index is made by a network loop alone */
+    unsigned open_segments;  /* files of the log that may stay open; 0: as it suits the engine */
+    struct aio_pool *pool;   /* borrowed */
 };
 
 enum store_state {

@@ -178,7 +178,7 @@ def test_deletes_make_a_full_disk_usable_again(disk, on_disk):
     gone = set()
     for _ in range(3):
         more = _fill(server, first=stored)
-        assert more * VALUE_BYTES > 10 << 20
+        assert more * VALUE_BYTES > 5 << 20
         dead = set(range(stored, stored + more)) - set(range(0, stored + more, 4))
         with server.connect() as c:
             for i in dead:

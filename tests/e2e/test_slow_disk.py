@@ -34,12 +34,14 @@ class Hold:
         (directory / "wanted").write_text(f"{call} {part}\n")
         (directory / "wanted").rename(directory / "hold")
 
+    def is_held(self):
+        return (self.directory / "held").exists()
+
     def wait(self):
-        held = self.directory / "held"
-        harness.eventually(held.exists, "the call is made")
-        held.unlink()
+        harness.eventually(self.is_held, "the call is made")
 
     def release(self):
+        (self.directory / "held").unlink()
         os.close(os.open(self.directory / "release", os.O_WRONLY))
 
 
@@ -88,6 +90,15 @@ def _read_everywhere(server):
         for path in (b"/small", b"/-/live", b"/-/ready", b"/-/metrics", b"/-/keys"):
             c.send(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % path)
             assert harness.read_response(c).status == 200, path
+
+
+def _write_everywhere(server):
+    writers = _connections(server)
+    for n, c in enumerate(writers):
+        c.send(harness.set_command(f"written-{n}", b"value"))
+    for c in writers:
+        c.expect(b"STORED\r\n")
+    _close(writers)
 
 
 def _is_silent(connections):
@@ -144,10 +155,7 @@ def test_everybody_else_goes_on_while_an_upload_is_held(slow, call, part):
         uploader.send(harness.set_command("upload", BIG))
         hold.wait()
         _read_everywhere(server)
-        writers = _connections(server)
-        for n, c in enumerate(writers):
-            c.ask(harness.set_command(f"written-{n}", b"value"), b"STORED\r\n")
-        _close(writers)
+        _write_everywhere(server)
         assert _is_silent([uploader])
         hold.release()
         uploader.expect(b"STORED\r\n")
@@ -170,3 +178,22 @@ def test_reads_go_on_while_a_new_segment_is_held(slow, call, part):
         hold.release()
         for _ in range(6):
             writer.expect(b"STORED\r\n")
+
+
+@pytest.mark.parametrize("call, part", [
+    ("write", "/index/"), ("fdatasync", "/index/"), ("write", "/tmp/compact-"),
+    ("fdatasync", "/tmp/compact-"), ("rename", "/log/"), ("unlink", "/log/"),
+])
+def test_everybody_goes_on_while_a_checkpoint_or_a_compaction_is_held(slow, call, part):
+    server = slow("--sync", "always", "--segment-size", "4m")
+    server.restart()
+    hold = server.hold(call, part)
+    with server.connect() as writer:
+        def overwrite():
+            writer.ask(harness.set_command("filler", b"f" * 900_000), b"STORED\r\n")
+            return hold.is_held()
+
+        harness.eventually(overwrite, "compaction begins")
+    _read_everywhere(server)
+    _write_everywhere(server)
+    hold.release()

@@ -32,6 +32,7 @@
 /* ---- the clock ---- */
 
 static _Atomic int64_t wall_ms;
+static _Atomic int64_t later_ms; /* that the monotonic clock is ahead of the system's */
 
 static int64_t read_wall(void *ctx)
 {
@@ -45,7 +46,7 @@ static int64_t read_mono(void *ctx)
 
     (void)ctx;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1;
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1 + atomic_load(&later_ms);
 }
 
 static int setup(void **state)
@@ -381,6 +382,42 @@ static void the_file_of_a_swept_value_goes(void **state)
     free(value);
 }
 
+/* ---- flushes ---- */
+
+static void await_checkpoint(struct store_fixture *f, uint64_t count)
+{
+    struct checkpoint *c = &inside(f)->checkpoint;
+
+    pthread_mutex_lock(&c->mutex);
+    while (atomic_load(&c->count) < count || c->frozen)
+        pthread_cond_wait(&c->done, &c->mutex);
+    pthread_mutex_unlock(&c->mutex);
+}
+
+/* Also where so much is written that it is never idle, and so little that it is never due. */
+static void a_flush_has_a_checkpoint_of_its_own(void **state)
+{
+    struct store_fixture *f = *state;
+    uint64_t rows;
+    uint64_t used;
+
+    assert_int_equal(store_open(f), 0);
+    for (unsigned i = 0; i < 100; i++)
+        put_for(f, key_of(i), in_ms(1000));
+    reopen(f);
+    put_for(f, "old", 0);
+    assert_int_equal(flush_at(f, 0).status, STORE_OK);
+    put_for(f, "new", 0);
+    atomic_fetch_add(&later_ms, 5000); /* not every moment has one */
+    await_checkpoint(f, 1);
+    assert_int_equal(index_figures(inside(f)->index, &rows, &used), 0);
+    assert_in_range(rows, 0, 1);
+    assert_int_equal(expiring_rows(f), 0);
+    assert_int_equal(store_count(f->store), 1);
+    check_value(f, "new", "value");
+    check_value(f, "old", NULL);
+}
+
 /* ---- a flush that is older than some record ---- */
 
 static void apply_flush(struct logstore *ls, void *arg)
@@ -692,6 +729,7 @@ int main(void)
         T(a_record_that_lives_on_and_on_is_filed_anew_when_its_first_moment_comes),
         T(a_swept_record_comes_back_after_a_kill_and_is_swept_again),
         T(the_file_of_a_swept_value_goes),
+        T(a_flush_has_a_checkpoint_of_its_own),
         T(a_flush_from_elsewhere_takes_only_what_is_older),
         T(what_an_old_flush_has_killed_is_found_after_a_restart_too),
         T(the_count_is_exact_beside_writes_sweeps_and_restarts),

@@ -364,8 +364,8 @@ int big_init(struct logstore *ls)
 
     pthread_mutex_init(&big->mutex, NULL);
     pthread_cond_init(&big->idle, NULL);
-    pins_init(&ls->pins, ls->config.pinned_max_bytes > 0 ? ls->config.pinned_max_bytes
-                                                         : PINS_CAP_DEFAULT);
+    pins_init(&ls->pins,
+              ls->config.pinned_max_bytes > 0 ? ls->config.pinned_max_bytes : PINS_CAP_DEFAULT);
     big->next_number = 1;
     big->gone_last = &big->gone_first;
     return 0;

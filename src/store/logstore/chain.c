@@ -452,14 +452,15 @@ static int check_chain(struct recovery *rc)
 }
 
 /* The newest segments cannot go missing unseen either: STORE names one that was begun, and the log
- * ends with one that is not compacted. */
+ * ends with one that is not compacted. The one that STORE names may be among those that another has
+ * replaced, if newer ones could not be noted. */
 static int check_last_segment(const struct recovery *rc)
 {
     const struct segment *last = rc->count > 0 ? rc->links[rc->count - 1].segment : NULL;
     uint32_t wanted = rc->ls->id.last_segment;
     bool found = wanted == 0;
 
-    for (size_t i = rc->count; i-- > 0 && !found;)
+    for (size_t i = rc->opened; i-- > 0 && !found;)
         found = rc->links[i].segment->number == wanted && !rc->links[i].segment->compacted;
     if (found && (last == NULL || !last->compacted))
         return 0;

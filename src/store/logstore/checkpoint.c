@@ -31,6 +31,8 @@
 /* Nothing was written for so long: after a segment's worth, and otherwise. */
 #define IDLE_MUCH_MS 2000
 #define IDLE_MS 10000
+/* Between two that come for a flush. */
+#define FLUSH_MS 2000
 /* How often the index is looked at for what it may give back. */
 #define TRIM_MS 10000
 
@@ -270,7 +272,8 @@ static void *checkpoint_main(void *arg)
     struct logstore *ls = arg;
     struct checkpoint *c = &ls->checkpoint;
     struct idle idle = {.since_ms = clock_mono_ms()};
-    int64_t tried_ms = 0;
+    struct stamp flush = keyspace_flush(ls); /* of the last one */
+    int64_t tried_ms = clock_mono_ms();
     int64_t trimmed_ms = clock_mono_ms();
 
     pthread_setname_np(pthread_self(), "tt-checkpoint");
@@ -281,11 +284,14 @@ static void *checkpoint_main(void *arg)
             continue;
         wanted = atomic_exchange(&c->asked, false);
         wanted = is_idle(ls, &idle) || is_due(ls) || wanted || c->failed_last;
+        /* It gives back at once all that the flush has killed, in the index, the delta and the log. */
+        if (stamp_compare(flush, keyspace_flush(ls)) != 0 && clock_mono_ms() - tried_ms >= FLUSH_MS)
+            wanted = true;
         if (wanted && (!c->failed_last || clock_mono_ms() - tried_ms >= RETRY_MS)) {
             tried_ms = clock_mono_ms();
             pthread_mutex_lock(&ls->index_mutex);
-            if (freeze(ls))
-                (void)settle_frozen(ls);
+            if (freeze(ls) && settle_frozen(ls) == 0)
+                flush = c->meta.flush;
             pthread_mutex_unlock(&ls->index_mutex);
         }
         if (clock_mono_ms() - trimmed_ms >= TRIM_MS) {

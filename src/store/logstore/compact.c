@@ -163,14 +163,14 @@ static int let_rest(struct compaction *c, uint32_t number, int64_t until_ms)
     return 0;
 }
 
-/* Less was let go than the figures have promised (history is kept): the same is not tried again and
- * again. */
+/* Less was let go than the figures have promised, or history is kept, which leaves a segment unclean:
+ * the same is not tried again and again. */
 static void rest_after(struct logstore *ls, const struct compact_job *job)
 {
     int64_t rest_ms = ls->config.keep_history_ms / 2;
     uint64_t expected = job->expected_bytes + job->header_bytes;
 
-    if (job->end <= expected + expected / REST_PART + REST_BYTES)
+    if (job->history_bytes == 0 && job->end <= expected + expected / REST_PART + REST_BYTES)
         return;
     if (rest_ms < REST_MIN_MS)
         rest_ms = REST_MIN_MS;

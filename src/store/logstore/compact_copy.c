@@ -158,18 +158,29 @@ static void raise_let_go(struct copy *c, uint64_t version)
         c->job->header.let_go = version;
 }
 
-/* No successor has a later version than the row's record, unless it has its base: a touch or a
- * counter's increment, whose stamps are not in the row. */
+/* When a swept record died: by the clock, not by a record. */
+static uint64_t expiry_version(const struct copy *c, const struct entry *row)
+{
+    int64_t at_ms = row->expires_ms;
+
+    return at_ms > 0 && at_ms < INT64_MAX >> 17 ? (uint64_t)at_ms << 16 | 0xffff
+                                                : c->terms->meta.clock;
+}
+
+/* The latest version that may have superseded a record that is not the row's. That of the row's
+ * record, unless it has the same base: a touch or a counter's increment, whose stamps are not in the
+ * row. But nothing of a key that has expired is superseded later than that: with its newest state all
+ * older ones must be able to go. */
 static uint64_t successor_version(const struct copy *c, const struct record *r,
                                   const struct entry *row)
 {
     const struct index_meta *meta = &c->terms->meta;
 
-    if (row != NULL)
-        return stamp_compare(row->base, r->base) != 0 && row->base.version < meta->clock
-                   ? row->base.version
-                   : meta->clock;
-    return stamp_compare(r->base, meta->flush) <= 0 ? meta->flush.version : meta->clock;
+    if (row == NULL)
+        return stamp_compare(r->base, meta->flush) <= 0 ? meta->flush.version : meta->clock;
+    if (stamp_compare(row->base, r->base) != 0 && row->base.version < meta->clock)
+        return row->base.version;
+    return row->kind == RECORD_DELETE ? expiry_version(c, row) : meta->clock;
 }
 
 /* What was superseded that late is to stay. */
@@ -200,15 +211,10 @@ static int keep(struct copy *c, uint32_t segment, uint32_t offset, struct slice 
     return rc == 0 ? append(c, bytes) : rc;
 }
 
-/* When the newest state of a key that is gone came to be: a swept record died by the clock. */
+/* When the newest state of a key that is gone came to be. */
 static uint64_t death_version(const struct copy *c, const struct record *r, const struct entry *row)
 {
-    int64_t at_ms = row->expires_ms;
-
-    if (r->kind == RECORD_DELETE)
-        return r->base.version;
-    return at_ms > 0 && at_ms < INT64_MAX >> 17 ? (uint64_t)at_ms << 16 | 0xffff
-                                                : c->terms->meta.clock;
+    return r->kind == RECORD_DELETE ? r->base.version : expiry_version(c, row);
 }
 
 /* The swept record without what made it large. */

@@ -44,7 +44,7 @@ struct index_meta {
     /* Records up to there are not in live_count. The same as `flush`, or below it while the sweep
      * still looks for what a flush has killed among younger records. */
     struct stamp flush_counted;
-    struct slice vectors;       /* replication vectors and positions, encoded by the caller */
+    struct slice vectors; /* replication vectors and positions, encoded by the caller */
 };
 
 struct index;
@@ -114,7 +114,7 @@ int index_compare_keys(struct slice a, struct slice b);
  * lies, with the bytes of the record that it touches: live, or those of a tombstone. */
 struct index_segment {
     uint32_t number;
-    uint64_t live_bytes;      /* of the records that rows name, tombstones apart */
+    uint64_t live_bytes; /* of the records that rows name, tombstones apart */
     /* of the records whose rows are tombstones; of swept ones what is left when they are cut */
     uint64_t tombstone_bytes;
     /* A compacted segment, from the first index_move() to the last: some rows may name the segments

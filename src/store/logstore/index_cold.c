@@ -124,6 +124,12 @@ static uint64_t next_random(struct index_cold *c)
     return c->random;
 }
 
+/* A page that the index has given back is not missed. */
+static bool is_missing(const struct index_cold *c, off_t offset)
+{
+    return !aio_is_cached(c->fd, offset, PAGE_BYTES) && !io_is_hole(c->fd, offset, PAGE_BYTES);
+}
+
 /* Pages of the sample that are not in memory. */
 static unsigned count_missing(struct index_cold *c, uint64_t bytes)
 {
@@ -134,7 +140,7 @@ static unsigned count_missing(struct index_cold *c, uint64_t bytes)
     for (unsigned i = 0; i < samples; i++) {
         uint64_t page = pages <= SAMPLES ? i : next_random(c) % pages;
 
-        missing += !aio_is_cached(c->fd, (off_t)(page * PAGE_BYTES), PAGE_BYTES);
+        missing += is_missing(c, (off_t)(page * PAGE_BYTES));
     }
     atomic_store_explicit(&c->resident_percent, samples == 0 ? 100 : 100 - missing * 100 / samples,
                           memory_order_relaxed);

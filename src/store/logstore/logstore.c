@@ -165,19 +165,18 @@ static int stat(struct store *store, struct buf *out)
         return buf_printf(out, "store_rebuild_percent %u\n", progress(store));
     (void)index_figures(ls->index, &rows, &index_bytes);
     listing_figures(ls, &scans);
-    rc = buf_printf(out,
-                    "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
-                    "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64
-                    "\nlog_sync_microseconds %" PRIu64 "\nlog_batches %" PRIu64
-                    "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu"
-                    "\nscan_bytes %zu\nindex_rows %" PRIu64 "\nindex_bytes %" PRIu64
-                    "\ndamaged_reads %" PRIu64 "\nread_only %d\n",
-                    atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
-                    atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
-                    atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
-                    atomic_load(&ls->batch_writes), scans.delta_keys, scans.delta_bytes,
-                    scans.kept_bytes, rows, index_bytes, atomic_load(&ls->damaged_reads),
-                    atomic_load(&ls->read_only));
+    rc = buf_printf(
+        out,
+        "log_seq %" PRIu64 "\nlog_synced_seq %" PRIu64 "\nlog_segment %" PRIu64
+        "\nlog_appended_bytes %" PRIu64 "\nlog_syncs %" PRIu64 "\nlog_sync_microseconds %" PRIu64
+        "\nlog_batches %" PRIu64 "\nlog_batch_writes %" PRIu64 "\ndelta_keys %zu\ndelta_bytes %zu"
+        "\nscan_bytes %zu\nindex_rows %" PRIu64 "\nindex_bytes %" PRIu64 "\ndamaged_reads %" PRIu64
+        "\nread_only %d\n",
+        atomic_load(&ls->marks.written_seq), atomic_load(&ls->marks.synced_seq),
+        atomic_load(&ls->log.active_number), atomic_load(&ls->appended_bytes),
+        atomic_load(&ls->syncs), atomic_load(&ls->sync_us), atomic_load(&ls->batches),
+        atomic_load(&ls->batch_writes), scans.delta_keys, scans.delta_bytes, scans.kept_bytes, rows,
+        index_bytes, atomic_load(&ls->damaged_reads), atomic_load(&ls->read_only));
     if (rc == 0)
         rc = checkpoint_stat(ls, out);
     if (rc == 0)

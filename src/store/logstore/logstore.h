@@ -106,14 +106,14 @@ struct checkpoint {
     bool frozen;                /* the writer has done so */
     struct index_meta meta;     /* as of the freeze */
     struct buf meta_vectors;
-    bool drop_first;              /* a flush has come since the last checkpoint */
-    bool failed_last;             /* the last attempt failed (full disk): said once */
-    _Atomic uint64_t start_bytes; /* log bytes appended before the present generation began */
-    uint64_t frozen_superseded;        /* superseded_bytes at the freeze ... */
-    _Atomic uint64_t done_superseded;  /* ... of the last one that was written */
-    _Atomic bool asked;                /* somebody wants one now */
-    _Atomic int64_t took_ms;      /* the last one that was written */
-    _Atomic uint64_t count;       /* checkpoints written in this run */
+    bool drop_first;                  /* a flush has come since the last checkpoint */
+    bool failed_last;                 /* the last attempt failed (full disk): said once */
+    _Atomic uint64_t start_bytes;     /* log bytes appended before the present generation began */
+    uint64_t frozen_superseded;       /* superseded_bytes at the freeze ... */
+    _Atomic uint64_t done_superseded; /* ... of the last one that was written */
+    _Atomic bool asked;               /* somebody wants one now */
+    _Atomic int64_t took_ms;          /* the last one that was written */
+    _Atomic uint64_t count;           /* checkpoints written in this run */
     pthread_t thread;
     bool runs;
 };
