@@ -51,10 +51,10 @@ def put_big(server, key, value):
 class Transfer:
     """One connection that sends what it has and then receives what it is owed."""
 
-    def __init__(self, server, head, body, tail, expected_body):
+    def __init__(self, server, head, body, expected_body):
         self.socket = server.connect().socket
         self.socket.setblocking(False)
-        self.parts = [memoryview(part) for part in (head, body, tail) if part]
+        self.parts = [memoryview(part) for part in (head, body) if part]
         self.expected = memoryview(expected_body)
         self.head = b""
         self.at = None  # in the expected body; None: the head is being received
@@ -116,9 +116,9 @@ def test_a_hundred_clients_move_ten_megabytes_both_ways_in_flat_memory(new_serve
         c.send(b"GET /down HTTP/1.1\r\nHost: h\r\n\r\n")
         assert read_response(c).body == value
     before = reset_peak(server)
-    run_transfers([Transfer(server, put(b"/up%d" % i, len(value)), value, b"", b"")
+    run_transfers([Transfer(server, put(b"/up%d" % i, len(value)), value, b"Created\n")
                    for i in range(100)] +
-                  [Transfer(server, b"GET /down HTTP/1.1\r\nHost: h\r\n\r\n", b"", b"", value)
+                  [Transfer(server, b"GET /down HTTP/1.1\r\nHost: h\r\n\r\n", b"", value)
                    for i in range(100)])
     grown = peak_bytes(server) - before
     assert grown < 100 * MIB, f"{grown} bytes"
@@ -142,7 +142,7 @@ def test_an_append_to_a_big_value_does_not_read_it_into_memory(new_server):
         c.expect(b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n")
         assert peak_bytes(server) - before < 24 * MIB
         assert mc_get(c, "k")[0] == b"first" + value + b"0123"
-    eventually(lambda: figures(server, "big_files") == (1,), "the old files are gone")
+    server.stop()  # without syncs of its own the log is on the disk by then
     assert len(names(server, "big")) == 1 and names(server, "tmp") == []
 
 
@@ -347,43 +347,3 @@ def slow_reader(server, target, length):
         head += s.recv(1)
     assert b"Content-Length: %d\r\n" % length in head
     return s
-
-
-def take_rest(s, length):
-    """The bytes of the body that come until the connection is closed or all are there."""
-    chunks, got = [], 0
-    while got < length:
-        try:
-            data = s.recv(min(MIB, length - got))
-        except ConnectionResetError:
-            break
-        if not data:
-            break
-        chunks.append(data)
-        got += len(data)
-    s.close()
-    return b"".join(chunks)
-
-
-def test_slow_readers_keep_what_was_overwritten_up_to_a_bound(new_server):
-    """More than the sockets' buffers take, so that the replies cannot have left the server."""
-    server = new_server("--pinned-max", "40m", "--sync", "os").start()
-    length = 30 * MIB
-    values = {key: bytes([65 + i]) * length for i, key in enumerate(("old", "new"))}
-    for key, value in values.items():
-        put_big(server, key, value)
-    readers = {key: slow_reader(server, b"/" + key.encode(), length) for key in values}
-    with server.connect() as c:
-        c.ask(set_command("old", b"small"), b"STORED\r\n")
-        eventually(lambda: figures(server, "pinned_bytes") == (length,), "the old file is kept")
-        assert len(names(server, "big")) == 1  # without a name
-        # Nobody else waits for the slow one, and what it reads is what there was.
-        assert mc_get(c, "old")[0] == b"small"
-        c.ask(b"delete new\r\n", b"DELETED\r\n")
-    # Now it is too much: who reads the one that was overwritten first is closed.
-    eventually(lambda: figures(server, "pinned_kicks", "pinned_bytes") == (1, length),
-               "one of them is closed")
-    assert len(take_rest(readers["old"], length)) < length
-    assert take_rest(readers["new"], length) == values["new"]
-    eventually(lambda: figures(server, "pinned_bytes") == (0,), "nothing is kept any more")
-    assert figures(server, "pinned_files_revoked") == (1,)
