@@ -32,6 +32,14 @@ void held_value_drop(struct held_value *held)
     free(held);
 }
 
+void held_file_send(struct conn *c, struct store_get *get, uint64_t bytes)
+{
+    void *hold = store_get_take_hold(get);
+
+    conn_write_file(c, get->file_fd, get->file_offset, bytes, store_hold_revoked(hold),
+                    store_hold_release, hold);
+}
+
 /* Net's release call. */
 static void release(void *arg)
 {

@@ -1,8 +1,8 @@
 /*
- * held_value.h - values that leave out of memory that the store keeps for them.
+ * held_value.h - values that leave out of memory, or out of a file, that the store keeps for them.
  *
- * Provides: held_value_take(), held_value_send(), held_value_drop().
- * Used by:  the protocol sessions, for a read whose value has memory of its own.
+ * Provides: held_value_take(), held_value_send(), held_value_drop(), held_file_send().
+ * Used by:  the protocol sessions, for a read whose value has memory of its own or is not in memory.
  * Threads:  the connection's worker.
  *
  * Such memory lives as long as its client takes to read it, so it counts against the budget: a
@@ -25,5 +25,9 @@ void held_value_send(struct conn *c, struct held_value *held);
 
 /* Gives both back without sending. */
 void held_value_drop(struct held_value *held);
+
+/* Sends `bytes` of the file of a result (file_fd >= 0), whose hold is taken: it goes when they are
+ * sent, or when the connection is gone. */
+void held_file_send(struct conn *c, struct store_get *get, uint64_t bytes);
 
 #endif

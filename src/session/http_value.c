@@ -233,9 +233,7 @@ static enum store_status send_value(struct http_session *s, struct http_get *g,
         conn_commit(s->conn, put_head(room, g, r));
     /* Without room the connection is being aborted, and what is written is only released. */
     if (from_file)
-        conn_write_file(s->conn, g->get.file_fd, g->get.file_offset, r->length - g->front.len,
-                        store_hold_revoked(g->get.hold), store_hold_release,
-                        store_get_take_hold(&g->get));
+        held_file_send(s->conn, &g->get, r->length - g->front.len);
     else
         held_value_send(s->conn, held);
     return STORE_OK;

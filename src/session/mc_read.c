@@ -124,9 +124,7 @@ static void answer_large(struct mc_session *s, struct store_get *get, struct hel
     if (held != NULL)
         held_value_send(s->conn, held);
     else
-        conn_write_file(s->conn, get->file_fd, get->file_offset, bytes,
-                        store_hold_revoked(get->hold), store_hold_release,
-                        store_get_take_hold(get));
+        held_file_send(s->conn, get, bytes);
     conn_write(s->conn, trailer, trailer_bytes);
 }
 
