@@ -54,6 +54,7 @@ static int setup(void **state)
     static const struct clock_source source = {read_wall, read_mono, NULL};
 
     atomic_store(&wall_ms, 1800000000000);
+    atomic_store(&later_ms, 0);
     clock_replace(&source);
     return store_fixture_setup(state);
 }
