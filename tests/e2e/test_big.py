@@ -347,3 +347,43 @@ def slow_reader(server, target, length):
         head += s.recv(1)
     assert b"Content-Length: %d\r\n" % length in head
     return s
+
+
+def take_rest(s, length):
+    """The bytes of the body that come until the connection is closed or all are there."""
+    chunks, got = [], 0
+    while got < length:
+        try:
+            data = s.recv(min(MIB, length - got))
+        except ConnectionResetError:
+            break
+        if not data:
+            break
+        chunks.append(data)
+        got += len(data)
+    s.close()
+    return b"".join(chunks)
+
+
+def test_slow_readers_keep_what_was_overwritten_up_to_a_bound(new_server):
+    """More than the sockets' buffers take, so that the replies cannot have left the server."""
+    server = new_server("--pinned-max", "40m", "--sync", "interval=50").start()
+    length = 30 * MIB
+    values = {key: bytes([65 + i]) * length for i, key in enumerate(("old", "new"))}
+    for key, value in values.items():
+        put_big(server, key, value)
+    readers = {key: slow_reader(server, b"/" + key.encode(), length) for key in values}
+    with server.connect() as c:
+        c.ask(set_command("old", b"small"), b"STORED\r\n")
+        eventually(lambda: figures(server, "pinned_bytes") == (length,), "the old file is kept")
+        assert len(names(server, "big")) == 1  # without a name
+        # Nobody else waits for the slow one, and what it reads is what there was.
+        assert mc_get(c, "old")[0] == b"small"
+        c.ask(b"delete new\r\n", b"DELETED\r\n")
+    # Now it is too much: who reads the one that was overwritten first is closed.
+    eventually(lambda: figures(server, "pinned_kicks", "pinned_bytes") == (1, length),
+               "one of them is closed")
+    assert len(take_rest(readers["old"], length)) < length
+    assert take_rest(readers["new"], length) == values["new"]
+    eventually(lambda: figures(server, "pinned_bytes") == (0,), "nothing is kept any more")
+    assert figures(server, "pinned_files_revoked") == (1,)
